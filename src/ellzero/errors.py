@@ -1,0 +1,55 @@
+"""Exceptions and warnings; each carries one sentence and a hint."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EllzeroError(Exception):
+    """Base of every error raised on purpose by ellzero.
+
+    Parameters
+    ----------
+    message : str
+        One sentence: what was wrong and what was given.
+    hint : str or None, default=None
+        One sentence: what to do.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message if hint is None else f"{message}\nhint: {hint}")
+
+
+class InvalidParameterError(EllzeroError, ValueError):
+    """A parameter has a wrong type or a wrong value."""
+
+
+class IncompatibleError(EllzeroError, TypeError):
+    """Two things that are right alone do not fit together."""
+
+
+class NonFiniteError(EllzeroError, ArithmeticError):
+    """A NaN or an infinity appeared where a finite number is required."""
+
+
+class NotConvergedError(EllzeroError, RuntimeError):
+    """A solver stopped before it converged."""
+
+
+class DataError(EllzeroError, ValueError):
+    """Data cannot be read or cannot be used."""
+
+
+class ModelFileError(EllzeroError, ValueError):
+    """A saved model is damaged, of another version, or not a model."""
+
+
+class DeprecatedWarning(FutureWarning):
+    """Something goes away; the message names its replacement."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
