@@ -137,9 +137,11 @@ def check_factor(factor: int) -> int:
     return check_integer("factor", factor, 1)
 
 
-def _inward(bound: float, tensor: Tensor, toward: float) -> Tensor:
+def _bound(bound: float | None, tensor: Tensor, toward: float) -> Tensor:
     """Return the bound in the tensor's dtype, rounded so that it never leaves the interval."""
-    near = torch.tensor(bound, dtype=tensor.dtype, device=tensor.device)
+    if bound is None:
+        return torch.tensor(-toward, dtype=tensor.dtype)
+    near = torch.tensor(bound, dtype=tensor.dtype)
     value = named.to_float(near)
     if value == bound or (value < bound) == (toward < bound):
         return near
@@ -155,11 +157,10 @@ def clip(
     out = dict(params)
     for name in covered(params, names):
         tensor = out[name]
-        if lower is not None:
-            tensor = torch.maximum(tensor, _inward(lower, tensor, torch.inf))
-        if upper is not None:
-            tensor = torch.minimum(tensor, _inward(upper, tensor, -torch.inf))
-        out[name] = tensor
+        low, high = _bound(lower, tensor, torch.inf), _bound(upper, tensor, -torch.inf)
+        if named.any_true(low > high):  # no number of this dtype lies between the bounds
+            low = high = torch.tensor(lower, dtype=tensor.dtype)
+        out[name] = tensor.clamp(low.to(tensor.device), high.to(tensor.device))
     return named.like(params, out)
 
 
@@ -174,9 +175,13 @@ def total_violation(
     out = widen(excess.clamp_min(0))
     if lower is not None or upper is not None:
         # Bounds are rounded to nearest here, so that a member stays one after narrowing.
-        inside = restrict(params, names)
-        out = out + named.norm(
-            named.map_tensors(lambda t: t - t.clamp(min=lower, max=upper), inside)
-        )
+        def outside(t: Tensor) -> Tensor:
+            kept = t.clamp(
+                None if lower is None else torch.tensor(lower, dtype=t.dtype, device=t.device),
+                None if upper is None else torch.tensor(upper, dtype=t.dtype, device=t.device),
+            )
+            return torch.where(kept == t, torch.zeros_like(t), t - kept)
+
+        out = out + named.norm(named.map_tensors(outside, restrict(params, names)))
     has_nan = named.count_nonzero(named.map_tensors(torch.isnan, params)) > 0
     return torch.where(has_nan, torch.full_like(out, torch.inf), out)
