@@ -1,0 +1,1 @@
+"""The nouns, the loop and the results."""

@@ -1,8 +1,8 @@
 r"""The nouns of a problem: objective, set, penalty.
 
 Every method takes a point or a `Batch` (see `ellzero.tensors.named`) and returns scalars as 0-d
-tensors for a point and of shape (size,) for a batch. A capability is a class: what an objective can
-do beyond value and gradient is said by which abstract class it extends.
+tensors for a point and of shape (size,) for a batch. A capability is a class: what an objective
+can do beyond value and gradient is said by which abstract class it extends.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class AbstractSet(ABC):
 
     @abstractmethod
     def project(self, params: Params, *, incumbents: Masks | None = None) -> Params:
-        """Return a nearest point of the set; ties go to `incumbents`, then to the first position."""
+        """Return a nearest point; ties go to `incumbents`, then to the first position."""
 
     @abstractmethod
     def violation(self, params: Params) -> Tensor:
@@ -150,6 +150,10 @@ class AbstractSparseSet(AbstractSet):
     @abstractmethod
     def gains(self, params: Params) -> Params:
         """Return the scores by which `project` selects: what keeping each entry saves."""
+
+    @abstractmethod
+    def max_nonzero(self, params: Params) -> int:
+        """Return the most nonzeros that a member shaped like `params` (a point) can have."""
 
     @abstractmethod
     def clip(self, params: Params) -> Params:

@@ -161,12 +161,12 @@ def iterate(
     n_increases = torch.zeros_like(codes)
     limit = Status.MAX_ITER
     iteration = 0
-    proof = None
+    last = state
     try:
         while True:
             code = solver.terminate(problem, state)
             code = torch.where(torch.isfinite(state.value), code, Status.NON_FINITE.code)
-            proof = solver.proof(state)
+            last = state
             if named.any_true(code != 0):
                 codes[active[code != 0]] = code[code != 0]
                 keep = code == 0
@@ -213,5 +213,5 @@ def iterate(
         n_increases=n_increases,
         values=values,
         seconds=time.perf_counter() - began,
-        proof=proof,
+        proof=solver.proof(last),
     )

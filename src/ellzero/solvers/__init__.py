@@ -1,0 +1,34 @@
+"""Solvers: each says how to step; `ellzero.core.solver.iterate` runs them."""
+
+from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
+from ellzero.solvers.refit import Newton, refit
+from ellzero.solvers.starts import dense_minimizer, make_starts, random_starts
+from ellzero.solvers.swaps import LocalSearch
+from ellzero.solvers.thresholding import (
+    DORE,
+    IHT,
+    NIHT,
+    AcceleratedIHT,
+    ProximalGradient,
+)
+
+__all__ = [
+    "DORE",
+    "HTP",
+    "IHT",
+    "NIHT",
+    "OMP",
+    "AcceleratedIHT",
+    "BranchAndBound",
+    "CoSaMP",
+    "GraHTP",
+    "LocalSearch",
+    "Newton",
+    "ProximalGradient",
+    "SubspacePursuit",
+    "dense_minimizer",
+    "make_starts",
+    "random_starts",
+    "refit",
+]
