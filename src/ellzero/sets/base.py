@@ -12,7 +12,7 @@ from typing_extensions import override
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import InvalidParameterError
 from ellzero.tensors import named
-from ellzero.tensors.coverage import check_names, covered, refuse_nan, restrict
+from ellzero.tensors.coverage import check_names, covered, has_nan, refuse_nan, restrict
 from ellzero.typing import Masks, Params
 from ellzero.validation import check_integer, check_real
 
@@ -183,5 +183,4 @@ def total_violation(
             return torch.where(kept == t, torch.zeros_like(t), t - kept)
 
         out = out + named.norm(named.map_tensors(outside, restrict(params, names)))
-    has_nan = named.count_nonzero(named.map_tensors(torch.isnan, params)) > 0
-    return torch.where(has_nan, torch.full_like(out, torch.inf), out)
+    return torch.where(has_nan(params), torch.full_like(out, torch.inf), out)

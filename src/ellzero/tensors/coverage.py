@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ellzero.errors import InvalidParameterError, NonFiniteError, did_you_mean
 from ellzero.tensors import named
@@ -66,6 +67,22 @@ def list_names(names: Sequence[str]) -> str:
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
 
 
+def has_nan(params: Params) -> Tensor:
+    """Return whether an entry is NaN, for each point; infinities do not count."""
+    start = 1 if named.is_batch(params) else 0
+
+    def hits(tensor: Tensor) -> Tensor:
+        axes = tuple(range(start, tensor.ndim))
+        # A NaN always reaches the sum, which is one read without a temporary; opposite infinities
+        # make one too, so a NaN sum is looked at again.
+        out = (tensor.sum(axes) if axes else tensor).isnan()
+        if named.any_true(out):
+            out = torch.isnan(tensor).sum(axes) > 0 if axes else torch.isnan(tensor)
+        return out
+
+    return torch.stack([hits(tensor) for tensor in params.values()]).sum(0) > 0
+
+
 def refuse_nan(params: Params) -> None:
     """Raise when an entry is NaN.
 
@@ -75,9 +92,7 @@ def refuse_nan(params: Params) -> None:
         If a tensor contains NaN; infinities pass.
     """
     for name, tensor in params.items():
-        # A NaN always reaches the sum, which is one read without a temporary; opposite infinities
-        # make one too, so a NaN sum is looked at again.
-        if named.any_true(tensor.sum().isnan()) and named.any_true(torch.isnan(tensor)):
+        if named.any_true(has_nan(named.like(params, {name: tensor}))):
             raise NonFiniteError(
                 f"Tensor {name!r} contains NaN.", "Reduce `step_size`, or scale the data."
             )
