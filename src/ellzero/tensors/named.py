@@ -239,7 +239,7 @@ def unflatten(flat: Tensor, template: Params) -> Params:
     start = 0
     for name, tensor in template.items():
         stop = start + tensor.numel()
-        out[name] = flat[..., start:stop].reshape(*flat.shape[:-1], *tensor.shape)
+        out[name] = flat[..., start:stop].reshape((*flat.shape[:-1], *tensor.shape))
         start = stop
     return Batch(out) if flat.ndim == 2 else out
 
