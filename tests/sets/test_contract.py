@@ -21,7 +21,7 @@ BOUNDS = [
 NUMBERS = st.one_of(
     st.sampled_from([0.0, -0.0, 0.5, 1.0, -1.0, 2.0, -2.0]), st.floats(-100, 100, width=32)
 )
-EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
