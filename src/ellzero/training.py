@@ -1,4 +1,4 @@
-"""Train exactly sparse models on a table: the work behind `ellzero train` and `ellzero certify`."""
+"""Train exactly sparse models on a table, and check saved ones again."""
 
 from __future__ import annotations
 
@@ -640,7 +640,7 @@ def _weights(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     table = experiment.table
     classes = table.class_names or ()
     outputs = list(classes) if len(classes) > 2 else [table.target_name]
-    tensors = []
+    tensors: list[dict[str, Any]] = []
     if "coef" in outcome.params:
         coef = outcome.params["coef"].reshape(len(outputs), -1)
         bias = outcome.params["intercept"].reshape(-1, 1)
@@ -654,7 +654,7 @@ def _weights(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
             }
         )
     else:
-        tensors = [
+        tensors += [
             {
                 "name": name,
                 "shape": list(tensor.shape),

@@ -273,7 +273,7 @@ class BranchAndBound(AbstractSolver[BranchState]):
         assert isinstance(objective, AbstractSmoothObjective)
         assert isinstance(ball, L0Ball)
         template = dict(objective.init_params())
-        counted = supports.covered_entries(ball.names, template)
+        counted = supports.covered(ball.names, template)
         return _Relaxation(
             objective, counted, ball.n_nonzero, objective.strong_convexity(), template
         )

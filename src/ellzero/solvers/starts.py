@@ -67,7 +67,7 @@ def random_starts(
 def make_starts(
     problem: Problem, count: int, *, generator: torch.Generator | None = None
 ) -> Batch:
-    """Return zero, the dense minimizer (for smooth convex objectives) and `count` random points."""
+    """Return zero, the dense minimizer (smooth convex objectives) and `count` random points."""
     zero = problem.objective.init_params()
     points = [named.to_batch(zero)]
     smooth = isinstance(problem.objective, AbstractSmoothObjective)

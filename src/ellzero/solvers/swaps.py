@@ -150,8 +150,8 @@ class LocalSearch(AbstractSolver[SearchState]):
     A pass prices all s(n - s) exchanges with one dense Hessian in O(s^2 n), exactly on quadratics,
     and otherwise minimizes them in the order of their price, 64 at a time, until one helps. At the
     end (status CONVERGED) no exchange of one entry lowers the value by more than `tol`: a
-    coordinatewise minimum in the sense of [1]_. Ends for every convex objective, as values fall and
-    supports are finitely many. Rows with equal supports are worked on once.
+    coordinatewise minimum in the sense of [1]_. Ends for every convex objective, as values fall
+    and supports are finitely many. Rows with equal supports are worked on once.
 
     References
     ----------
@@ -216,7 +216,7 @@ class LocalSearch(AbstractSolver[SearchState]):
         objective, constraint = problem.objective, problem.constraint
         assert isinstance(objective, AbstractSmoothObjective)
         assert constraint is not None
-        counted = supports.covered_entries(constraint.names, state.params)
+        counted = supports.covered(constraint.names, state.params)
         prices = exchange_prices(objective, state.params, state.masks, counted).flatten(1)
         rows, n = prices.shape[0], counted.shape[0]
         ordered, order = prices.sort(dim=1)

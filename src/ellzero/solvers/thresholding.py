@@ -107,7 +107,7 @@ def _terminate(state: ThresholdingState, tol: float) -> Tensor:
 def _backtrack(
     problem: Problem, state: ThresholdingState, step: Tensor
 ) -> tuple[Batch, Tensor, Tensor, Tensor]:
-    """Halve the steps of the rows whose quadratic model fails; return point, value, step, stuck."""
+    """Halve the steps whose quadratic model fails; return point, value, step, stuck rows."""
     trial = _threshold(problem, named.axpy(-step, state.grad, state.params), state.params)
     trial_value = problem.objective.value(trial)
     for _ in range(MAX_HALVINGS):

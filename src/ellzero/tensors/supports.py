@@ -61,7 +61,7 @@ def masks_of(index: Tensor, valid: Tensor, template: Params) -> Masks:
     return named.nonzero_masks(scatter(ones, index, valid, template))
 
 
-def covered_entries(names: tuple[str, ...] | None, template: Params) -> Tensor:
+def covered(names: tuple[str, ...] | None, template: Params) -> Tensor:
     """Return which flattened entries a set restricts: bool of shape (n,)."""
     point = named.row(template, 0) if named.is_batch(template) else template
     return torch.cat(
