@@ -301,6 +301,11 @@ def test_transformed_l1_tends_to_l0_and_l1():
     assert_close(near_l0, L0(0.5).prox(point, 1.0)["coef"], rtol=1e-7, atol=0)
 
 
+def test_an_infinite_group_is_kept():
+    point = coef([float("-inf"), 0.1])
+    assert GroupL0(1.0, [0, 1]).prox(point, 1.0)["coef"].tolist() == [float("-inf"), 0]
+
+
 def test_value_at_infinity():
     assert TransformedL1(2.0, 3.0).value(coef([float("inf")])).item() == 8
 

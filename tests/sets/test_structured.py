@@ -17,6 +17,12 @@ def test_tied_groups_go_to_incumbents_then_the_lowest_label():
     assert ball.project(ones, incumbents=incumbents)["coef"].tolist() == [1, 0, 1, 0]
 
 
+def test_labels_follow_the_order_of_the_point_not_of_the_names():
+    point = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0])}
+    projected = GroupL0Ball(1, torch.tensor([0, 0, 1]), names=("b", "a")).project(point)
+    assert [projected["a"].tolist(), projected["b"].tolist()] == [[0, 0], [3]]
+
+
 def test_budgets_in_entries():
     assert GroupL0Ball(2, torch.tensor([0, 0, 1, 2, 2, 2])).n_nonzero == 5
     assert BlockL0Ball(3).n_nonzero == 24
