@@ -9,7 +9,6 @@ Every kernel is plain Python: it runs compiled (about a second for the first cal
 from the cache on disk) and interpreted (`kernel.py_func`) with the same result. One thread.
 """
 
-# ruff: noqa: PLR0917
 from __future__ import annotations
 
 from typing import Any
