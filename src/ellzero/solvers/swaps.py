@@ -25,7 +25,7 @@ from ellzero.typing import Masks
 from ellzero.validation import check_integer, check_real
 
 # Exchanges minimized at once for each row, in the order of their predicted value.
-ROUND = 64
+ROUND = 8
 # Entries above which the dense Hessian that prices the exchanges is out of reach.
 ENTRY_LIMIT = 4000
 
@@ -131,7 +131,7 @@ class LocalSearch(AbstractSolver[SearchState]):
     ----------
     starter : AbstractSolver, default=IHT()
         Turns each start into a support.
-    starter_iter : int, default=300
+    starter_iter : int, default=100
         Largest number of steps of the starter.
     tol : float, default=1e-9
         An exchange must lower the value by more than `tol` times its magnitude.
@@ -148,7 +148,7 @@ class LocalSearch(AbstractSolver[SearchState]):
     Notes
     -----
     A pass prices all s(n - s) exchanges with one dense Hessian in O(s^2 n), exactly on quadratics,
-    and otherwise minimizes them in the order of their price, 64 at a time, until one helps. At the
+    and otherwise minimizes them in the order of their price, 8 at a time, until one helps. At the
     end (status CONVERGED) no exchange of one entry lowers the value by more than `tol`: a
     coordinatewise minimum in the sense of [1]_. Ends for every convex objective, as values fall
     and supports are finitely many. Rows with equal supports are worked on once.
@@ -169,7 +169,7 @@ class LocalSearch(AbstractSolver[SearchState]):
     """
 
     starter: AbstractSolver = field(default_factory=IHT)  # type: ignore[type-arg]
-    starter_iter: int = 300
+    starter_iter: int = 100
     tol: float = 1e-9
 
     def __post_init__(self) -> None:
