@@ -449,7 +449,7 @@ def _power_at(
         batch = named.unflatten(x, point)
         kept = named.mask(batch, top_k_masks(batch, k, names=names, magnitude=True))
         flat = named.flatten(kept)
-        return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
+        return flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1e-300)
 
     convex = isinstance(objective, AbstractSmoothObjective)
     starts, size = _starts(objective, point, product, generator, convex)

@@ -59,14 +59,16 @@ class CurvatureBound:
         )
         return block + torch.diag_embed(self.ridge[index])
 
+    def rows(self, index: Tensor) -> Tensor:
+        """Return rows: shape (m,) gives (m, n)."""
+        b = self.right.shape[0]
+        i, j = self.positions // b, self.positions % b
+        out = self.left[i[index]][:, i] * self.right[j[index]][:, j]
+        return out.scatter_add(1, index.unsqueeze(1), self.ridge[index].unsqueeze(1))
+
     def row(self, index: int) -> Tensor:
         """Return one row, shape (n,)."""
-        b = self.right.shape[0]
-        place = self.positions[index]
-        i, j = self.positions // b, self.positions % b
-        out = self.left[place // b][i] * self.right[place % b][j]
-        out[index] += self.ridge[index]
-        return out
+        return self.rows(torch.tensor([index], device=self.positions.device))[0]
 
     def largest_eigenvalue(self) -> float:
         """Return an upper bound on the largest eigenvalue; exact when the ridge is constant."""
