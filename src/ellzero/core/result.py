@@ -211,7 +211,7 @@ class Result:
 
     @property
     def support(self) -> dict[str, list[Any]]:
-        """Positions of the nonzeros of every tensor: indices, or tuples of indices."""
+        """Where every tensor differs from zero: indices, or tuples of indices."""
         out: dict[str, list[Any]] = {}
         for name, tensor in self.params.items():
             where = named.to_list((tensor != 0).nonzero())
