@@ -1,0 +1,695 @@
+"""From a summary to a report: which sections, tables and figures it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
+
+from ellzero.errors import InvalidParameterError, did_you_mean
+from ellzero.report import figures
+from ellzero.report.schema import CLAIMS, check
+from ellzero.report.view import (
+    Block,
+    Bullets,
+    Code,
+    Column,
+    Facts,
+    Figure,
+    Ladder,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+)
+from ellzero.report.words import (
+    DASH,
+    anything,
+    clean,
+    counted,
+    exact,
+    finite,
+    number,
+    percent,
+    yes_no,
+)
+
+Summary = Mapping[str, Any]
+
+
+def selected_row(summary: Summary) -> Mapping[str, Any]:
+    """Return the chosen row of the path, its only row, or nothing."""
+    rows = summary.get("path") or []
+    for row in rows:
+        if row.get("selected"):
+            return dict(row)
+    return dict(rows[0]) if len(rows) == 1 else {}
+
+
+def headline(summary: Summary) -> str:
+    """Return one line: what was found and how sure we are."""
+    if summary.get("headline"):
+        return clean(summary["headline"])
+    row = selected_row(summary)
+    dense = summary.get("dense") or {}
+    certificate = summary.get("certificate") or {}
+    parts = []
+    if row.get("n_nonzero") is not None:
+        of = f" of {number(dense['n_parameters'])}" if dense.get("n_parameters") else ""
+        parts.append(f"{number(row['n_nonzero'])}{of} parameters")
+    if finite(row.get("value")) is not None:
+        parts.append(f"train loss {number(row['value'])}")
+    sentence = proven(certificate) if certificate else row.get("claim_sentence")
+    gap = certificate.get("gap", row.get("gap"))
+    if sentence:
+        known = f" (gap {number(gap, 2)})" if finite(gap) is not None else ""
+        parts.append(clean(sentence) + known)
+    if not parts:
+        return "No model was chosen."
+    return ", ".join(parts)
+
+
+def proven(certificate: Mapping[str, Any]) -> str:
+    """Return the sentence of the claim; words alone never claim more than the claim."""
+    claim = certificate.get("claim")
+    if claim in CLAIMS:
+        return CLAIMS[claim]
+    sentence = clean(certificate.get("sentence") or "")
+    return sentence if sentence and sentence not in CLAIMS.values() else "nothing is proven"
+
+
+def support_entries(summary: Summary) -> list[tuple[str, float]]:
+    """Return the nonzero weights with their names, as "coef[versicolor, petal length]"."""
+    out = []
+    for tensor in (summary.get("weights") or {}).get("tensors") or []:
+        values, name = tensor.get("values"), clean(tensor.get("name", ""))
+        rows, columns = _labels(tensor)
+        if not isinstance(values, list | tuple):
+            if finite(values):
+                out.append((name, float(values)))
+            continue
+        for i, row in enumerate(values):
+            if isinstance(row, list | tuple):
+                for j, v in enumerate(row):
+                    if finite(v):
+                        out.append((f"{name}[{_at(rows, i)}, {_at(columns, j)}]", float(v)))
+            elif finite(row):
+                out.append((f"{name}[{_at(rows or columns, i)}]", float(row)))
+    return out
+
+
+def _labels(tensor: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    return (
+        [clean(v) for v in tensor.get("row_labels") or []],
+        [clean(v) for v in tensor.get("column_labels") or []],
+    )
+
+
+def _at(labels: Sequence[str], i: int) -> str:
+    return labels[i] if i < len(labels) else str(i)
+
+
+def _columns(
+    rows: Sequence[Mapping[str, Any]],
+    wanted: Sequence[tuple[str, str, Callable[[Any], str], str]],
+) -> tuple[tuple[Column, ...], tuple[tuple[str, ...], ...]]:
+    """Return the columns of which any row knows something, and their cells."""
+    kept = [w for w in wanted if any(r.get(w[0]) is not None for r in rows)]
+    columns = tuple(
+        Column(head, "text" if kind == "text" else "number") for _, head, _, kind in kept
+    )
+    return columns, tuple(tuple(show(r.get(key)) for key, _, show, _ in kept) for r in rows)
+
+
+def _claim(value: Any) -> str:
+    return {None: DASH, "gap": "within a gap"}.get(value, clean(value))
+
+
+def path_table(rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Table:
+    """Return the table of budgets: loss, accuracy, what is proven."""
+    columns, cells = _columns(
+        rows,
+        [
+            ("n_nonzero", "Nonzeros", number, "number"),
+            ("value", "Loss", number, "number"),
+            ("epsilon", "Epsilon", number, "number"),
+            ("accuracy_train", "Train", percent, "number"),
+            ("accuracy_test", "Test", percent, "number"),
+            ("lower_bound", "Bound", number, "number"),
+            ("gap", "Gap", lambda v: number(v, 2), "number"),
+            ("claim", "Proven", _claim, "text"),
+        ],
+    )
+    chosen = frozenset(i for i, r in enumerate(rows) if r.get("selected"))
+    note = ""
+    if any(r.get("epsilon") is not None for r in rows):
+        note = "Epsilon is the relative distance of the loss to the dense loss."
+    return Table("Every budget", columns, cells, note, chosen, folded)
+
+
+def _run_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    columns, cells = _columns(
+        rows,
+        [
+            ("n_nonzero", "Nonzeros", number, "number"),
+            ("n_starts", "Starts", number, "number"),
+            ("hit_rate", "Hit rate", percent, "number"),
+            ("median_value", "Median loss", number, "number"),
+            ("worst_value", "Worst loss", number, "number"),
+            ("stable", "Stable", yes_no, "text"),
+            ("largest_stable_step", "Largest stable step", number, "number"),
+            ("swap_level", "Swap level", number, "number"),
+            ("status", "Status", clean, "text"),
+            ("seconds", "Seconds", number, "number"),
+        ],
+    )
+    chosen = frozenset(i for i, r in enumerate(rows) if r.get("selected"))
+    note = "Hit rate: share of starts that end at the best loss found."
+    return Table("Starts and stability", columns, cells, note, chosen, folded=True)
+
+
+def _path(summary: Summary) -> list[Block]:
+    rows = [r for r in summary.get("path") or [] if isinstance(r, Mapping)]
+    if not rows:
+        return []
+    dense = summary.get("dense") or {}
+    budgets = [r.get("n_nonzero") for r in rows]
+    chosen = selected_row(summary).get("n_nonzero") if len(rows) > 1 else None
+    known = [b for b in budgets if b]
+    wide_span = bool(known) and max(known) >= 50 * min(known) and all(budgets)
+    common: dict[str, Any] = {
+        "x_label": "nonzero parameters",
+        "selected_x": chosen,
+        "log_x": wide_span,
+        "integer_x": True,
+    }
+
+    def column(key: str) -> list[Any]:
+        return [r.get(key) for r in rows]
+
+    def has(key: str) -> bool:
+        return any(finite(v) is not None for v in column(key))
+
+    blocks: list[Block] = []
+    if has("value"):
+        series = [{"name": "best loss found", "x": budgets, "y": column("value")}]
+        if has("median_value"):
+            series.append({"name": "median of starts", "x": budgets, "y": column("median_value")})
+        if has("worst_value"):
+            series.append({"name": "worst of starts", "x": budgets, "y": column("worst_value")})
+        bands = []
+        if has("lower_bound"):
+            bands.append(
+                {
+                    "name": "proven gap",
+                    "x": budgets,
+                    "low": column("lower_bound"),
+                    "high": column("value"),
+                }
+            )
+        lines = [{"name": "dense", "value": dense.get("value")}] if dense else []
+        blocks.append(
+            figures.line_chart(
+                title="Loss by number of nonzero parameters",
+                series=series,
+                y_label="train loss",
+                bands=bands,
+                hlines=lines,
+                note="No model of the budget lies below the shaded area." if bands else "",
+                **common,
+            )
+        )
+    accuracies = [k for k in ("train", "test") if has(f"accuracy_{k}")]
+    if accuracies:
+        blocks.append(
+            figures.line_chart(
+                title="Accuracy by number of nonzero parameters",
+                series=[
+                    {"name": k, "x": budgets, "y": column(f"accuracy_{k}")} for k in accuracies
+                ],
+                y_label="accuracy",
+                percent_y=True,
+                hlines=[
+                    {"name": f"dense, {k}", "value": dense.get(f"accuracy_{k}")}
+                    for k in accuracies
+                ],
+                **common,
+            )
+        )
+    blocks.append(path_table(rows))
+    runs = _run_table(rows)
+    if len(runs.columns) > 1:
+        blocks.append(runs)
+    return blocks
+
+
+def _matrix(tensors: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int | None]:
+    """Join a matrix and the intercepts of its rows into one picture, as people write them."""
+    by_name = {t.get("name"): t for t in tensors}
+    coef, intercept = by_name.get("coef"), by_name.get("intercept")
+    if not coef or not intercept:
+        return tensors, None
+    values, free = coef.get("values"), intercept.get("values")
+    if not _is_matrix(values) or not isinstance(free, list | tuple) or len(free) != len(values):
+        return tensors, None
+    rows, columns = _labels(coef)
+    width = len(values[0])
+    joined = {
+        "name": "coef and intercept",
+        "values": [[*row, b] for row, b in zip(values, free, strict=True)],
+        "row_labels": rows or _labels(intercept)[0],
+        "column_labels": [*(_at(columns, j) for j in range(width)), "intercept"],
+    }
+    rest = [t for t in tensors if t not in (coef, intercept)]
+    return [joined, *rest], width
+
+
+def _is_matrix(values: Any) -> TypeGuard[Sequence[Sequence[Any]]]:
+    return (
+        isinstance(values, list | tuple) and bool(values) and isinstance(values[0], list | tuple)
+    )
+
+
+def _weights(summary: Summary) -> list[Block]:
+    tensors = list((summary.get("weights") or {}).get("tensors") or [])
+    if not tensors:
+        return []
+    joined, gap = _matrix(tensors)
+    blocks: list[Block] = []
+    scalars = []
+    for i, tensor in enumerate(joined):
+        name, values = clean(tensor.get("name", "")), tensor.get("values")
+        rows, columns = _labels(tensor)
+        if _is_matrix(values):
+            blocks.append(
+                figures.heat_map(
+                    title=f"Weights: {name}",
+                    values=values,
+                    row_labels=rows or None,
+                    column_labels=columns or None,
+                    gap_before=gap if i == 0 else None,
+                )
+            )
+        elif isinstance(values, list | tuple):
+            blocks.append(_vector(name, values, rows or columns))
+        else:
+            scalars.append((name, anything(values)))
+    if scalars:
+        blocks.append(Facts(tuple(scalars)))
+    entries = support_entries(summary)
+    if not entries:
+        return [*blocks, Paragraph("No parameter is known to be nonzero.")]
+    shown = entries[:100]
+    note = f"The first 100 of {number(len(entries))}." if len(entries) > 100 else ""
+    rows_of_table = tuple((n, number(v)) for n, v in shown)
+    blocks.append(
+        Table(
+            f"Support: {counted(len(entries), 'nonzero parameter')}",
+            (Column("Parameter", "text"), Column("Value")),
+            rows_of_table,
+            note,
+            folded=len(entries) > 40,
+        )
+    )
+    return blocks
+
+
+def _vector(name: str, values: Sequence[Any], labels: Sequence[str]) -> Figure:
+    """Draw a vector as bars; of a long one only its nonzero entries."""
+    at = [i for i, v in enumerate(values) if len(values) <= 40 or finite(v)]
+    note = "" if len(at) == len(values) else f"{len(at)} of {len(values)} entries are nonzero."
+    if len(at) > 60:
+        at = sorted(sorted(at, key=lambda i: -abs(finite(values[i]) or 0.0))[:60])
+        note += " The 60 of largest magnitude are drawn."
+    return figures.bars(
+        title=f"Weights: {name}",
+        labels=[_at(labels, i) for i in at],
+        values=[values[i] for i in at],
+        value_label="weight",
+        signed=True,
+        note=note.strip(),
+    )
+
+
+def _certificate(summary: Summary) -> list[Block]:
+    certificate = summary.get("certificate")
+    if not certificate:
+        return []
+    claim = certificate.get("claim")
+    names = list(CLAIMS)
+    reached = names.index(claim) if claim in names else -1
+    blocks: list[Block] = [
+        Paragraph(f"Claim: {proven(certificate)}."),
+        Ladder(tuple((_claim(n), CLAIMS[n], i <= reached) for i, n in enumerate(names))),
+    ]
+    facts = [
+        ("Proven lower bound", number(certificate.get("lower_bound"))),
+        ("Relative gap", number(certificate.get("gap"), 2)),
+    ]
+    blocks.append(Facts(tuple(facts)))
+    checks = certificate.get("checks") or []
+    if checks:
+        rows = tuple(
+            (
+                clean(c.get("name", "")),
+                number(c.get("value")),
+                "≤",
+                number(c.get("bound")),
+                passed(c.get("passed")),
+                _claim(c.get("claim")),
+            )
+            for c in checks
+        )
+        columns = (
+            Column("Check", "text"),
+            Column("Value"),
+            Column("", "text"),
+            Column("Bound"),
+            Column("Outcome", "mark"),
+            Column("Needed for", "text"),
+        )
+        blocks.append(Table("Checks", columns, rows))
+    else:
+        blocks.append(Paragraph("No checks were recorded."))
+    assumptions = tuple(clean(a) for a in certificate.get("assumptions") or [])
+    if assumptions:
+        blocks.append(Bullets("Assumptions", assumptions))
+    measures = certificate.get("measures") or {}
+    if measures:
+        cells = tuple((clean(k).replace("_", " "), _measure(v)) for k, v in measures.items())
+        blocks.append(Table("Measures", (Column("Measure", "text"), Column("Value")), cells))
+    return blocks
+
+
+def _measure(value: Any) -> str:
+    return exact(value, 4) if isinstance(value, float) else anything(value)
+
+
+def passed(value: Any) -> str:
+    """Return the mark and the word of a check."""
+    return DASH if value is None else ("✓ pass" if value else "✗ fail")
+
+
+def _trace(summary: Summary) -> list[Block]:
+    trace = summary.get("trace")
+    if not trace:
+        return []
+    series = list(trace.get("series") or [])
+    if trace.get("values"):
+        values = trace["values"]
+        steps = trace.get("iterations") or list(range(len(values)))
+        series.insert(0, {"name": "loss", "x": steps, "y": values})
+    if not series:
+        return []
+    values = [v for s in series for v in s.get("y", []) if finite(v) is not None]
+    log = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    return [
+        figures.line_chart(
+            title="Loss by iteration",
+            series=series,
+            x_label="iteration",
+            y_label=clean(trace.get("y_label", "loss")) + (" (log scale)" if log else ""),
+            log_y=log,
+            integer_x=True,
+        )
+    ]
+
+
+def _supports(summary: Summary) -> list[Block]:
+    supports = summary.get("supports")
+    if not supports or not supports.get("masks"):
+        return []
+    masks = supports["masks"]
+    return [
+        figures.raster(
+            title="Support over iterations",
+            iterations=supports.get("iterations") or list(range(len(masks))),
+            masks=masks,
+            labels=supports.get("labels"),
+            note="Bars that last to the end are the final support.",
+        )
+    ]
+
+
+def _smoothness(summary: Summary) -> list[Block]:
+    rows = summary.get("smoothness") or []
+    if not rows:
+        return []
+    grouped = sorted(
+        (
+            {
+                "label": r.get("method", ""),
+                "kind": r.get("kind", ""),
+                "value": r.get("value"),
+                "n": r.get("n_nonzero"),
+                "note": r.get("note"),
+                "group": None
+                if r.get("n_nonzero") is None
+                else f"{number(r['n_nonzero'])} nonzero entries",
+            }
+            for r in rows
+        ),
+        key=lambda r: -1 if r["n"] is None else r["n"],
+    )
+    columns, cells = _columns(
+        grouped,
+        [
+            ("n", "Nonzeros", number, "number"),
+            ("label", "Method", clean, "text"),
+            ("kind", "Kind", clean, "text"),
+            ("value", "Constant", number, "number"),
+            ("note", "Note", anything, "text"),
+        ],
+    )
+    return [
+        figures.dot_plot(
+            title="Restricted smoothness constant by method",
+            rows=grouped,
+            x_label="constant",
+            note="Arrows point to where the constant lies; a diamond is exact.",
+            table=Table("Estimates", columns, cells, folded=True),
+        )
+    ]
+
+
+def _escape(summary: Summary) -> list[Block]:
+    escape = summary.get("escape")
+    if not escape:
+        return []
+    starts = escape.get("starts")
+
+    def share(key: str) -> str:
+        return f"{number(escape.get(key))} of {number(starts)}"
+
+    facts = [
+        ("Left in the first step", share("left")),
+        ("Returned", share("returned")),
+        ("Never increased the value", share("monotone")),
+        ("Step size", number(escape.get("step_size"))),
+        ("Best value", number(escape.get("best_value"), 6)),
+    ]
+    blocks: list[Block] = [Facts(tuple(f for f in facts if DASH not in f[1].split()))]
+    if escape.get("note"):
+        blocks.insert(0, Paragraph(clean(escape["note"])))
+    for key, title, y_label, log in (
+        ("distance", "Distance to the unstable point", "distance (log scale)", True),
+        ("values", "Value of the runs", "value", False),
+    ):
+        runs = escape.get(key) or []
+        if not runs:
+            continue
+        picked = (
+            [runs[round(i * (len(runs) - 1) / 39)] for i in range(40)] if len(runs) > 40 else runs
+        )
+        steps = escape.get("iterations") or list(range(max(len(r) for r in runs)))
+        thin = [
+            {"name": f"run {i + 1}", "x": steps[:80], "y": list(r)[:80], "style": "thin"}
+            for i, r in enumerate(picked)
+        ]
+        blocks.append(
+            figures.line_chart(
+                title=title,
+                series=thin,
+                x_label="iteration",
+                y_label=y_label,
+                log_y=log,
+                integer_x=True,
+                animate=True,
+                table=_spread(title, steps[:80], runs),
+                note=f"{len(picked)} of {number(starts or len(runs))} runs are drawn.",
+            )
+        )
+    if escape.get("final_values"):
+        blocks.append(
+            figures.histogram(
+                title="Where the runs end",
+                values=escape["final_values"],
+                counts=escape.get("final_counts"),
+                x_label="final value",
+            )
+        )
+    return blocks
+
+
+def _spread(title: str, steps: Sequence[Any], runs: Sequence[Sequence[Any]]) -> Table:
+    """Return least, middle and largest value of all runs at each step."""
+    rows = []
+    for k, step in enumerate(steps[: figures.MAX_TABLE_ROWS]):
+        at = sorted(v for r in runs if k < len(r) and (v := finite(r[k])) is not None)
+        if at:
+            rows.append((anything(step), number(at[0]), number(at[len(at) // 2]), number(at[-1])))
+    heads = (Column("iteration"), Column("least"), Column("median"), Column("largest"))
+    return Table(title, heads, tuple(rows), folded=True)
+
+
+def _cells(table: Mapping[str, Any]) -> Table:
+    """Return a table of the summary; booleans are marks, numbers go right."""
+    decimals = table.get("decimals")
+    heads = [clean(c) for c in table.get("columns") or []]
+    raw = [list(r) for r in table.get("rows") or []]
+    columns = []
+    for j, head in enumerate(heads):
+        column = [r[j] if j < len(r) else None for r in raw]
+        if any(isinstance(v, bool) for v in column):
+            columns.append(Column(head, "mark"))
+        elif all(v is None or isinstance(v, int | float) for v in column):
+            columns.append(Column(head))
+        else:
+            columns.append(Column(head, "text"))
+
+    def show(value: Any) -> str:
+        if isinstance(value, bool):
+            return "✓ ok" if value else "✗ differs"
+        if isinstance(value, float) and decimals is not None:
+            return DASH if finite(value) is None else f"{value:.{decimals}f}"
+        return exact(value, 6) if isinstance(value, int | float) else anything(value)
+
+    rows = tuple(tuple(show(r[j]) if j < len(r) else DASH for j in range(len(heads))) for r in raw)
+    return Table(clean(table.get("title", "")), tuple(columns), rows, clean(table.get("note", "")))
+
+
+def _reference(summary: Summary) -> list[Block]:
+    reference = summary.get("reference")
+    return [_cells(reference)] if reference else []
+
+
+def _more(summary: Summary) -> list[Block]:
+    blocks: list[Block] = []
+    for figure in summary.get("figures") or []:
+        kind = figure.get("kind")
+        if kind not in figures.KINDS:
+            raise InvalidParameterError(
+                f"Unknown figure {kind!r}.{did_you_mean(str(kind), figures.KINDS)}",
+                f"Known figures: {', '.join(sorted(figures.KINDS))}.",
+            )
+        blocks.append(figures.KINDS[kind](**figure.get("options", {})))
+    blocks.extend(_cells(t) for t in summary.get("tables") or [])
+    return blocks
+
+
+def _data(summary: Summary) -> list[Block]:
+    data = summary.get("data")
+    if not data:
+        return []
+    split = [
+        f"{number(data[k])} {word}"
+        for k, word in (("n_train", "for training"), ("n_test", "for testing"))
+        if data.get(k) is not None
+    ]
+    features = data.get("features") or []
+    listed = ", ".join(clean(f) for f in features[:30])
+    more = f" and {number(len(features) - 30)} more" if len(features) > 30 else ""
+    facts = [
+        ("Name", anything(data.get("name"))),
+        ("Samples", number(data.get("n_samples")) + (f" ({', '.join(split)})" if split else "")),
+        ("Features", number(data.get("n_features")) + (f": {listed}{more}" if listed else "")),
+        ("Target", anything(data.get("target"))),
+        ("Classes", _classes(data)),
+        ("Fingerprint", anything(data.get("fingerprint"))),
+    ]
+    blocks: list[Block] = [Facts(tuple(f for f in facts if f[1] != DASH))]
+    messages = tuple(clean(m) for m in data.get("messages") or [])
+    if messages:
+        blocks.append(Bullets("What was done to the data", messages))
+    return blocks
+
+
+def _classes(data: Mapping[str, Any]) -> str:
+    classes = [clean(c) for c in data.get("classes") or []]
+    count = data.get("n_classes") or len(classes) or None
+    listed = ", ".join(classes[:20]) + (" ..." if len(classes) > 20 else "")
+    return number(count) + (f": {listed}" if listed else "")
+
+
+def _settings(summary: Summary) -> list[Block]:
+    blocks: list[Block] = []
+    if summary.get("command"):
+        blocks.append(Paragraph("To repeat this result:"))
+        blocks.append(Code(clean(summary["command"])))
+    settings = summary.get("settings") or {}
+    if settings:
+        facts = tuple((clean(k).replace("_", " "), anything(v)) for k, v in settings.items())
+        blocks.append(Facts(facts))
+    return blocks
+
+
+def _versions(summary: Summary) -> list[Block]:
+    versions = summary.get("versions") or {}
+    return [Facts(tuple((clean(k), anything(v)) for k, v in versions.items()))] if versions else []
+
+
+def _key_figures(summary: Summary) -> tuple[tuple[str, str, str], ...]:
+    row, dense = selected_row(summary), summary.get("dense") or {}
+    certificate = summary.get("certificate") or {}
+    out = []
+    if row.get("n_nonzero") is not None:
+        total = dense.get("n_parameters")
+        below = f"of {number(total)} parameters" if total else "parameters"
+        out.append(("Nonzeros", number(row["n_nonzero"]), below))
+    for key, name, show in (
+        ("value", "Train loss", number),
+        ("accuracy_train", "Train accuracy", percent),
+        ("accuracy_test", "Test accuracy", percent),
+    ):
+        if finite(row.get(key)) is not None:
+            known = finite(dense.get(key)) is not None
+            below = f"dense {show(dense[key])}" if known else ""
+            out.append((name, show(row[key]), below))
+    gap = certificate.get("gap", row.get("gap"))
+    if finite(gap) is not None:
+        out.append(("Proven gap", number(gap, 2), "to the optimum"))
+    return tuple(out)
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Summary], list[Block]]], ...] = (
+    ("data", "Data", _data),
+    ("path", "Every budget", _path),
+    ("weights", "The chosen model", _weights),
+    ("certificate", "Certificate", _certificate),
+    ("reference", "Reference", _reference),
+    ("escape", "Escape from unstable points", _escape),
+    ("more", "Further results", _more),
+    ("trace", "Convergence", _trace),
+    ("supports", "Supports", _supports),
+    ("smoothness", "Smoothness", _smoothness),
+    ("settings", "Settings", _settings),
+    ("versions", "Versions", _versions),
+)
+
+
+def build(summary: Summary) -> Report:
+    """Return the report of a summary: a section for every key that is present.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `summary` is not a mapping, its `schema_version` is not known, or it asks for a figure
+        of an unknown kind.
+    """
+    check(summary)
+    made = [(key, title, tuple(make(summary))) for key, title, make in SECTIONS]
+    return Report(
+        clean(summary.get("title") or "ellzero report"),
+        headline(summary),
+        tuple(Section(k, t, b) for k, t, b in made if b),
+        _key_figures(summary),
+    )
