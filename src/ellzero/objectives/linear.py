@@ -15,13 +15,14 @@ from ellzero.core.curvature import CurvatureBound
 from ellzero.core.problem import AbstractLinearObjective, AbstractQuadraticObjective
 from ellzero.errors import InvalidParameterError
 from ellzero.objectives.inputs import check_length, check_ridge, lower_eigenvalue, to_matrix
-from ellzero.objectives.quadratic import solve_on
 from ellzero.tensors import named, supports
 from ellzero.tensors.named import Batch
 from ellzero.typing import Masks, Params
 
 # Numbers that one temporary may hold; 2**25 in float64 are 256 MiB.
 CHUNK = 2**25
+# Rows and columns up to which a Gram matrix is decomposed.
+DENSE_LIMIT = 6000
 
 
 class _LinearLoss(AbstractLinearObjective):
@@ -67,7 +68,9 @@ class _LinearLoss(AbstractLinearObjective):
     def _predictor(self, params: Params, X: Tensor | None = None) -> Tensor:
         """Return X theta: (n_samples, n_outputs), with the batch axis first for a batch."""
         X = self._X if X is None else X
-        coef = params["coef"]
+        # Points in a finer type than the data, such as those of certificates, decide the type.
+        dtype = torch.promote_types(params["coef"].dtype, X.dtype)
+        X, coef = X.to(dtype), params["coef"].to(dtype)
         if self._flat_output:
             coef = coef.unsqueeze(-2)
         if coef.ndim == 3 and coef.shape[0] > 1:
@@ -85,12 +88,14 @@ class _LinearLoss(AbstractLinearObjective):
 
     def _transpose(self, dual: Tensor, params: Params) -> Params:
         """Return X^T dual as named tensors of the kind of `params`."""
+        dtype = torch.promote_types(dual.dtype, self._X.dtype)
+        X, dual = self._X.to(dtype), dual.to(dtype)
         if dual.ndim == 3 and dual.shape[0] > 1:
             size, n, outputs = dual.shape
-            flat = dual.transpose(1, 2).reshape(size * outputs, n) @ self._X
+            flat = dual.transpose(1, 2).reshape(size * outputs, n) @ X
             coef = flat.reshape(size, outputs, -1)
         else:
-            coef = dual.transpose(-1, -2) @ self._X
+            coef = dual.transpose(-1, -2) @ X
         out = {"coef": coef.squeeze(-2) if self._flat_output else coef}
         if self._fit_intercept:
             total = dual.sum(-2)
@@ -131,7 +136,7 @@ class _LinearLoss(AbstractLinearObjective):
 
     @abstractmethod
     def _curvature(self, u: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return w and q with Hessian diag(w_i) - q_i q_i^T in sample i; both of the shape of u."""
+        """Return w and q, shaped as u, with Hessian diag(w_i) - q_i q_i^T in sample i."""
 
     @abstractmethod
     def _output_bound(self) -> Tensor:
@@ -159,18 +164,41 @@ class _LinearLoss(AbstractLinearObjective):
             return grad
         return named.like(params, {n: g + self._ridge[n] * params[n] for n, g in grad.items()})
 
+    def _pieces(self, *params: Params) -> list[tuple[Params, ...]]:
+        """Return the batches in pieces whose predictors fit in `CHUNK` numbers."""
+        rows = max(1, CHUNK // (self.n_samples * self._n_outputs))
+        first = params[0]
+        if not isinstance(first, Batch) or first.size <= rows:
+            return [params]
+        starts = range(0, first.size, rows)
+        return [tuple(named.take(p, slice(i, i + rows)) for p in params) for i in starts]
+
     @override
     def value(self, params: Params) -> Tensor:
-        return self._loss(self._predictor(params)) + self._ridge_value(params)
+        parts = [
+            self._loss(self._predictor(p)) + self._ridge_value(p) for (p,) in self._pieces(params)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @override
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
+        parts = [self._value_and_grad(p) for (p,) in self._pieces(params)]
+        if len(parts) == 1:
+            return parts[0]
+        grads = named.concatenate([Batch(grad) for _, grad in parts])
+        return torch.cat([value for value, _ in parts]), grads
+
+    def _value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
         u = self._predictor(params)
         value = self._loss(u) + self._ridge_value(params)
         return value, self._add_ridge(self._transpose(self._loss_grad(u), params), params)
 
     @override
     def hessian_vector(self, params: Params, direction: Params) -> Params:
+        parts = [self._hessian_vector(p, d) for p, d in self._pieces(params, direction)]
+        return parts[0] if len(parts) == 1 else named.concatenate([Batch(p) for p in parts])
+
+    def _hessian_vector(self, params: Params, direction: Params) -> Params:
         u, v = self._predictor(params), self._predictor(direction)
         product = self._transpose(self._loss_curvature(u, v), params)
         return self._add_ridge(product, direction)
@@ -190,10 +218,20 @@ class _LinearLoss(AbstractLinearObjective):
             return self._X
         return torch.cat([self._X, self._X.new_ones(self._X.shape[0], 1)], 1)
 
+    def _gather_columns(self, column: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return columns of X, or constant ones, as rows: (..., n_samples)."""
+        if not self._fit_intercept:
+            return self._X.T[column].to(dtype)
+        last = self._X.shape[1]
+        gathered = self._X.T[column.clamp_max(last - 1)].to(dtype)
+        return torch.where((column == last).unsqueeze(-1), torch.ones_like(gathered), gathered)
+
     def _ridge_of(self, index: Tensor) -> Tensor:
-        """Return the ridge of flattened entries."""
-        flat = named.flatten(self.ridge_weights())
-        return flat[index]
+        """Return the ridge of flattened entries, in float64."""
+        first, last = self._ridge["coef"], self._ridge.get("intercept", 0.0)
+        is_coef = index < self._n_outputs * self._X.shape[1]
+        flat = torch.full(index.shape, first, dtype=torch.float64, device=index.device)
+        return torch.where(is_coef, flat, torch.full_like(flat, last))
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
@@ -201,18 +239,17 @@ class _LinearLoss(AbstractLinearObjective):
         n = self.n_samples
         per_row = n * max(1, k) * 2
         step = max(1, CHUNK // per_row)
-        X = self._columns()
         blocks = []
         for start in range(0, size, step):
             rows = named.take(params, slice(start, start + step))
             here = index[start : start + step]
-            blocks.append(self._hessian_block(X, rows, here))
+            blocks.append(self._hessian_block(rows, here))
         return torch.cat(blocks)
 
-    def _hessian_block(self, X: Tensor, params: Batch, index: Tensor) -> Tensor:
+    def _hessian_block(self, params: Batch, index: Tensor) -> Tensor:
         output, column = self._entries(index)
         weights, factor = self._curvature(self._predictor(params))
-        gathered = X.T[column]
+        gathered = self._gather_columns(column, weights.dtype)
         pick = output.unsqueeze(1).expand(-1, weights.shape[1], -1)
         weighted = gathered * weights.gather(2, pick).transpose(1, 2)
         block = weighted @ gathered.transpose(1, 2)
@@ -221,14 +258,18 @@ class _LinearLoss(AbstractLinearObjective):
         if factor is not None:
             scaled = gathered * factor.gather(2, pick).transpose(1, 2)
             block = block - scaled @ scaled.transpose(1, 2)
-        return block + torch.diag_embed(self._ridge_of(index))
+        return block + torch.diag_embed(self._ridge_of(index).to(block.dtype))
 
     # Constants -------------------------------------------------------------------------------
 
     def _gram_matrix(self) -> Tensor:
         if self._gram is None:
             X = self._columns()
-            self._gram = X.T @ X / self.n_samples
+            gram = torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64, device=X.device)
+            # Constants are computed in float64, a few rows at a time.
+            for piece in torch.split(X, max(1, CHUNK // X.shape[1])):
+                gram.addmm_(piece.double().T, piece.double())
+            self._gram = gram / self.n_samples
         return self._gram
 
     def _gram_spectrum(self) -> Tensor:
@@ -239,8 +280,21 @@ class _LinearLoss(AbstractLinearObjective):
     @override
     def smoothness(self) -> float:
         left = named.to_float(torch.linalg.eigvalsh(self._output_bound())[-1])
-        largest = max(named.to_float(self._gram_spectrum()[-1]), 0.0)
-        return left * largest * (1 + 1e-12) + max(self._ridge.values())
+        return left * self._largest_eigenvalue() * (1 + 1e-12) + max(self._ridge.values())
+
+    def _largest_eigenvalue(self) -> float:
+        """Return the largest eigenvalue of X^T X / n_samples, or a number above it."""
+        n, p = self._X.shape
+        if self._spectrum is None and min(n, p) > DENSE_LIMIT:
+            # ||X||_2^2 <= ||X||_1 ||X||_inf
+            size = self._columns().abs()
+            columns = size.sum(0, dtype=torch.float64).max()
+            rows = size.sum(1, dtype=torch.float64).max()
+            return named.to_float(columns * rows) / n
+        if self._spectrum is None and n < p:
+            X = self._columns().double()
+            return max(named.to_float(torch.linalg.eigvalsh(X @ X.T / n)[-1]), 0.0)
+        return max(named.to_float(self._gram_spectrum()[-1]), 0.0)
 
     @override
     def strong_convexity(self) -> float:
@@ -256,7 +310,7 @@ class _LinearLoss(AbstractLinearObjective):
             left=self._output_bound(),
             right=right,
             positions=output * right.shape[0] + column,
-            ridge=named.flatten(self.ridge_weights()),
+            ridge=self._ridge_of(every),
             attained=self._bound_is_attained(),
         )
 
@@ -277,7 +331,18 @@ class _LinearLoss(AbstractLinearObjective):
 
     @override
     def has_minimizer_on(self, masks: Masks) -> bool:
+        rows = torch.unique(named.flatten(named.to_batch(masks)), dim=0)
+        for i in range(rows.shape[0]):
+            entries = rows[i].nonzero().flatten()
+            # Along entries with ridge the objective grows: only the others can go to infinity.
+            loose = entries[self._ridge_of(entries) == 0]
+            if loose.shape[0] and self._recedes(loose):
+                return False
         return True
+
+    @abstractmethod
+    def _recedes(self, entries: Tensor) -> bool:
+        """Return whether F falls for ever in some direction of these entries."""
 
 
 @final
@@ -334,6 +399,7 @@ class LeastSquares(_LinearLoss, AbstractQuadraticObjective):
             )
         flat = y.ndim == 1
         self._y = y.unsqueeze(-1) if flat else y
+        self._moment: Tensor | None = None
         self._set_up(X, self._y.shape[1], flat, fit_intercept, ridge)
 
     @override
@@ -354,19 +420,31 @@ class LeastSquares(_LinearLoss, AbstractQuadraticObjective):
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
-        return self.curvature_bound().submatrix(index)
+        if self._gram is None and self._X.shape[1] > DENSE_LIMIT:
+            return super().hessian_on(params, index)
+        dtype = torch.promote_types(params["coef"].dtype, self._X.dtype)
+        return self.curvature_bound().submatrix(index).to(dtype)
 
     @override
     def _output_bound(self) -> Tensor:
-        return torch.eye(self._n_outputs).to(self._X)
+        return torch.eye(self._n_outputs, dtype=torch.float64, device=self._X.device)
 
     @override
     def _bound_is_attained(self) -> bool:
         return True
 
     @override
+    def _recedes(self, entries: Tensor) -> bool:
+        return False
+
+    @override
     def strong_convexity(self) -> float:
-        return lower_eigenvalue(self._gram_spectrum()) + min(self._ridge.values())
+        least = min(self._ridge.values())
+        n, p = self._X.shape
+        # More columns than samples: some direction has no curvature.
+        if n < p + int(self._fit_intercept) or p > DENSE_LIMIT:
+            return least
+        return lower_eigenvalue(self._gram_spectrum()) + least
 
     @override
     def conjugate(self, dual: Tensor) -> Tensor:
@@ -377,13 +455,81 @@ class LeastSquares(_LinearLoss, AbstractQuadraticObjective):
     def minimize_on(self, masks: Masks) -> Params:
         zero = self.init_params()
         batch = named.to_batch(masks)
-        index, valid = supports.support_index(batch)
-        _, grad = self.value_and_grad(zero)
-        target = torch.where(valid, -named.flatten(grad)[index], torch.zeros_like(self._X[0, 0]))
-        block = self.curvature_bound().submatrix(index)
-        values = solve_on(block, target, index, valid)
-        out = supports.scatter(values, index, valid, zero)
-        return out if named.is_batch(masks) else named.row(out, 0)
+        p, m = self._X.shape[1], self._n_outputs
+        # Outputs do not interact: every output of every row is a problem of its own.
+        on = batch["coef"].reshape(-1, p)
+        if self._fit_intercept:
+            on = torch.cat([on, batch["intercept"].reshape(-1, 1)], 1)
+        index, valid = supports.support_index(Batch({"columns": on}))
+        values = torch.zeros(index.shape, dtype=torch.float64, device=index.device)
+        width = index.shape[1]
+        if width:
+            step = max(1, CHUNK // (2 * width * max(width, self.n_samples)))
+            for start in range(0, index.shape[0], step):
+                here = slice(start, start + step)
+                output = torch.arange(index.shape[0], device=index.device)[here] % m
+                values[here] = self._solve_columns(index[here], valid[here], output)
+        flat = values.new_zeros(on.shape[0], p + 2)
+        flat.scatter_(1, torch.where(valid, index, p + 1), values)
+        flat = flat.to(self._X.dtype)
+        out = {"coef": flat[:, :p].reshape(batch["coef"].shape)}
+        if self._fit_intercept:
+            out["intercept"] = flat[:, p].reshape(batch["intercept"].shape)
+        found = Batch({name: out[name] for name in zero})
+        return found if named.is_batch(masks) else named.row(found, 0)
+
+    def _solve_columns(self, column: Tensor, valid: Tensor, output: Tensor) -> Tensor:
+        """Return least-squares solutions on columns (rows, k), each for one output, in float64."""
+        n, p = self._X.shape
+        first, last = self._ridge["coef"], self._ridge.get("intercept", 0.0)
+        ridge = (first * (column < p).double() + last * (column == p).double()) * valid
+        if p <= DENSE_LIMIT:
+            hessian = self._gram_matrix()[column.unsqueeze(2), column.unsqueeze(1)]
+            moment = self._moments()[output.unsqueeze(1), column]
+        else:
+            A = self._gather_columns(column, torch.float64)
+            hessian = A @ A.transpose(1, 2) / n
+            moment = (A @ self._y.T[output].double().unsqueeze(-1)).squeeze(-1) / n
+        both = valid.unsqueeze(2) & valid.unsqueeze(1)
+        hessian = torch.where(both, hessian, torch.zeros_like(hessian)) + torch.diag_embed(ridge)
+        moment = torch.where(valid, moment, torch.zeros_like(moment))
+        scale = hessian.diagonal(dim1=1, dim2=2).sqrt()
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        unit = hessian / (scale.unsqueeze(1) * scale.unsqueeze(2))
+        unit = unit + torch.diag_embed((~valid).double())
+        factor, info = torch.linalg.cholesky_ex(unit)
+        # A column this near to the span of the others needs the data and not their products.
+        bad = (info != 0) | (factor.diagonal(dim1=1, dim2=2).amin(1) < 1e-3)
+        factor = torch.where(bad.reshape(-1, 1, 1), torch.eye(column.shape[1]).to(factor), factor)
+        out = torch.zeros_like(scale)
+        for _ in range(2):
+            # The first pass solves, the second refines.
+            slope = (moment - (hessian @ out.unsqueeze(-1)).squeeze(-1)) / scale
+            step = torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1) / scale
+            out = out + torch.where(bad.unsqueeze(1), torch.zeros_like(step), step)
+        for row in named.to_list(bad.nonzero().flatten()):
+            on = valid[row]
+            A = self._gather_columns(column[row][on], torch.float64).T
+            below = torch.diag((n * ridge[row][on]).sqrt())
+            target = torch.cat([self._y[:, output[row]].double(), torch.zeros_like(below[0])])
+            out[row, on] = _minimum_norm(torch.cat([A, below]), target)
+        return torch.where(valid, out, torch.zeros_like(out))
+
+    def _moments(self) -> Tensor:
+        """Return y^T X / n_samples, (n_outputs, n_columns), in float64."""
+        if self._moment is None:
+            X = self._columns().double()
+            self._moment = self._y.double().T @ X / self.n_samples
+        return self._moment
+
+
+def _minimum_norm(A: Tensor, b: Tensor) -> Tensor:
+    """Return the shortest minimizer of ||A x - b||."""
+    left, sizes, right = torch.linalg.svd(A, full_matrices=False)
+    cutoff = max(A.shape) * torch.finfo(A.dtype).eps * sizes.amax()
+    inverse = torch.where(sizes > cutoff, 1 / sizes.clamp_min(1e-300), torch.zeros_like(sizes))
+    out: Tensor = right.T @ (inverse * (left.T @ b))
+    return out
 
 
 def _classes(y: Any, n_samples: int) -> tuple[Tensor, Tensor]:
@@ -405,24 +551,33 @@ def _classes(y: Any, n_samples: int) -> tuple[Tensor, Tensor]:
 
 
 def _separates(differences: Tensor) -> bool:
-    """Return whether some d has ``differences @ d >= 0`` with at least one strict inequality."""
-    import numpy as np
-    from scipy.optimize import linprog
+    """Return whether some d has ``differences @ d >= 0`` with at least one strict inequality.
 
-    A = np.asarray(named.to_list(differences), dtype=float)
+    Also True when rounding leaves it open, so that False is safe to build on.
+    """
+    import numpy as np
+    from scipy import optimize
+
+    linprog: Any = optimize.linprog  # type: ignore[attr-defined]
+
+    A = np.asarray(differences.detach().to("cpu", torch.float64))
+    A = np.unique(A[np.abs(A).max(axis=1, initial=0.0) > 0], axis=0)
     if A.size == 0:
         return False
-    A = A / max(float(np.abs(A).max()), 1e-300)
+    # Neither the length of a row nor that of a column matters.
+    A = A / np.abs(A).max(axis=1, keepdims=True)
+    A = A / np.where(np.abs(A).max(axis=0) > 0, np.abs(A).max(axis=0), 1.0)
     m, n = A.shape
-    # Maximize the sum of margins, each capped at 1: positive exactly when a direction exists.
+    # Scale d so that the largest margin is 1: then the sum of margins is at least 1 when such a
+    # direction exists, and 0 when there is none.
     result = linprog(
-        -np.concatenate([np.zeros(n), np.ones(m)]),
-        A_ub=np.hstack([-A, np.eye(m)]),
-        b_ub=np.zeros(m),
-        bounds=[(None, None)] * n + [(0.0, 1.0)] * m,
+        -A.sum(0),
+        A_ub=np.vstack([-A, A]),
+        b_ub=np.concatenate([np.zeros(m), np.ones(m)]),
+        bounds=[(None, None)] * n,
         method="highs",
     )
-    return bool(result.status == 0 and -result.fun > 1e-6) or result.status == 3
+    return not (result.status == 0 and -result.fun < 0.5)
 
 
 @final
@@ -499,7 +654,7 @@ class Logistic(_LinearLoss):
 
     @override
     def _output_bound(self) -> Tensor:
-        return torch.full((1, 1), 0.25).to(self._X)
+        return torch.full((1, 1), 0.25, dtype=torch.float64, device=self._X.device)
 
     @override
     def _bound_is_attained(self) -> bool:
@@ -508,7 +663,9 @@ class Logistic(_LinearLoss):
     @override
     def conjugate(self, dual: Tensor) -> Tensor:
         q = -self._sign * dual * self.n_samples
-        inside = ((q >= 0) & (q <= 1)).all(-1).all(-1)
+        # The product of a quotient may miss the ends by an ulp.
+        slack = 8 * torch.finfo(q.dtype).eps
+        inside = ((q >= -slack) & (q <= 1 + slack)).all(-1).all(-1)
         q = q.clamp(0, 1)
         entropy = torch.special.xlogy(q, q) + torch.special.xlogy(1 - q, 1 - q)
         value = entropy.mean((-2, -1))
@@ -519,12 +676,9 @@ class Logistic(_LinearLoss):
         return self.classes[(self.predict_scores(params, X) > 0).to(torch.int64)]
 
     @override
-    def has_minimizer_on(self, masks: Masks) -> bool:
-        flat = named.flatten(masks)
-        if named.all_true(self._ridge_of(flat.nonzero().flatten()) > 0):
-            return True
-        _, column = self._entries(flat.nonzero().flatten())
-        return not _separates((self._sign * self._columns())[:, column])
+    def _recedes(self, entries: Tensor) -> bool:
+        _, column = self._entries(entries)
+        return _separates(self._gather_columns(column, torch.float64).T * self._sign)
 
 
 @final
@@ -596,7 +750,7 @@ class Softmax(_LinearLoss):
         return (p - self._hot) / self.n_samples
 
     @override
-    def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
+    def _value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
         # One pass over the logits for both, instead of one for each.
         u = self._predictor(params)
         logs = torch.log_softmax(u.transpose(-1, -2), -2)
@@ -617,7 +771,7 @@ class Softmax(_LinearLoss):
     @override
     def _output_bound(self) -> Tensor:
         c = self._n_outputs
-        return ((torch.eye(c, dtype=torch.float64) - 1.0 / c) / 2).to(self._X)
+        return (torch.eye(c, dtype=torch.float64, device=self._X.device) - 1.0 / c) / 2
 
     @override
     def _bound_is_attained(self) -> bool:
@@ -637,17 +791,12 @@ class Softmax(_LinearLoss):
         return self.classes[self.predict_scores(params, X).argmax(-1)]
 
     @override
-    def has_minimizer_on(self, masks: Masks) -> bool:
-        flat = named.flatten(masks)
-        entries = flat.nonzero().flatten()
-        if named.all_true(self._ridge_of(entries) > 0):
-            return True
+    def _recedes(self, entries: Tensor) -> bool:
         output, column = self._entries(entries)
-        X = self._columns()[:, column]
+        X = self._gather_columns(column, torch.float64).T
+        own = (self._codes.unsqueeze(1) == output).to(X.dtype)
         rows = []
         for c in range(self._n_outputs):
-            own = self._codes.unsqueeze(1) == output
-            other = (output == c).unsqueeze(0)
-            difference = X * (own.to(X.dtype) - other.to(X.dtype))
-            rows.append(difference[self._codes != c])
-        return not _separates(torch.cat(rows))
+            margin = X * (own - (output == c).to(X.dtype))
+            rows.append(margin[self._codes != c])
+        return _separates(torch.cat(rows))
