@@ -198,6 +198,13 @@ def test_small_heat_map_prints_numbers_and_leaves_zeros_empty():
     assert kinds == ["cell pos", "cell neg", "empty"]
 
 
+def test_narrow_cells_show_signs():
+    figure = figures.heat_map(title="t", values=[[1.5, -2.0, 0.0, *[-0.25] * 9]])
+    for text, wanted in ((figure.wide, {"1.50", "−2.00", "−0.250"}), (figure.narrow, {"+", "−"})):
+        root = ET.fromstring(text)
+        assert {t.text for t in root.iter("text") if "value" in t.get("class", "")} == wanted
+
+
 def test_large_heat_map_tells_signs_by_shape():
     values = [[0.0] * 40 for _ in range(40)]
     values[3][4], values[5][6] = 2.0, -2.0

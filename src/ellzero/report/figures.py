@@ -660,6 +660,10 @@ def _small_map(
         cell_w = min(cell_w, (width - left - gap - max(0.0, right - cell_w / 2)) / n_columns)
     height = top + cell_h * n_rows + 6
     digits = 3 if cell_w >= 46 else 2
+    # Numbers everywhere or nowhere: where they do not fit, every cell shows its sign.
+    roomy = all(
+        1.08 * svg.text_width(number(v, digits), size) <= cell_w - 4 for r in rows for v in r if v
+    )
     body = []
 
     def x_of(j: int) -> float:
@@ -695,7 +699,7 @@ def _small_map(
             opacity = f"{0.14 + 0.46 * abs(value) / largest:.2f}"
             rect = svg.tag("rect", class_=kind, fill_opacity=opacity, **box)
             text = number(value, digits).replace("-", "−")
-            if svg.text_width(text, size) > cell_w - 4:
+            if not roomy:
                 text = "−" if value < 0 else "+"
             inside = svg.label(x + cell_w / 2, y + cell_h / 2 + 0.36 * size, text, "value mid")
             body.append(svg.titled(f"{name}, {heads[j]}: {number(value)}", rect + inside))
