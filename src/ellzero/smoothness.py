@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -117,7 +118,7 @@ def restricted_smoothness(
         [-radius, radius].
     radius : float, default=1.0
         Scale of the entries. Must be positive.
-    ratio : {"both", "value", "gradient"}, default="both"
+    ratio : {"both", "smoothness", "lipschitz"}, default="both"
         What "monte-carlo" looks at: the curvature from values (r1), from gradients (r2), or both.
     confidence : float, default=0.95
         Confidence of the statement on quantiles. Must be in (0, 1).
@@ -184,7 +185,7 @@ def restricted_smoothness(
     n_nonzero = check_integer("n_nonzero", n_nonzero, 1)
     check_choice("method", method, ("auto", "monte-carlo", "power", "bound"))
     check_choice("distribution", distribution, ("normal", "uniform"))
-    check_choice("ratio", ratio, ("both", "value", "gradient"))
+    check_choice("ratio", ratio, ("both", "smoothness", "lipschitz"))
     check_integer("n_samples", n_samples, 1)
     check_real("radius", radius, 0.0, open_low=True)
     check_real("confidence", confidence, 0.0, 1.0, open_low=True)
@@ -341,7 +342,7 @@ def _monte_carlo(
                     f"Reduce `radius` (now {law[1]:g}).",
                 )
             largest[name] = max(largest[name], named.to_float(numbers.max()))
-    used = {"both": ("r1", "r2"), "value": ("r1",), "gradient": ("r2",)}[ratio]
+    used = {"both": ("r1", "r2"), "smoothness": ("r1",), "lipschitz": ("r2",)}[ratio]
     exceed = 1 - (1 - confidence) ** (1 / n_samples)
     statement = (
         f"With confidence {confidence:g}, at most {100 * exceed:.2g} % of pairs drawn this way "
@@ -422,7 +423,13 @@ def _power(
         kind="lower estimate",
         method="power",
         n_nonzero=k,
-        details={"n_iter": best[2], "n_starts": best[3], "row": best[1]},
+        details={
+            "n_iter": best[2],
+            "n_starts": best[3],
+            "row": best[1],
+            "statement": "Largest curvature found at one point along directions with at most "
+            f"{k} nonzeros; other points may be steeper.",
+        },
     )
 
 
@@ -449,7 +456,9 @@ def _power_at(
         batch = named.unflatten(x, point)
         kept = named.mask(batch, top_k_masks(batch, k, names=names, magnitude=True))
         flat = named.flatten(kept)
-        return flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1e-300)
+        length: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        unit: Tensor = flat / length.clamp_min(1e-300)
+        return unit
 
     convex = isinstance(objective, AbstractSmoothObjective)
     starts, size = _starts(objective, point, product, generator, convex)
@@ -555,6 +564,7 @@ def _bound(objective: AbstractSmoothObjective, counted: int, n_free: int) -> Smo
     if kind == "exact" and "enumeration" in bounds:
         smallest = "enumeration"
     details |= {"bounds": bounds, "smallest": smallest, "n_free": n_free}
+    details["statement"] = f"From the {smallest} of a matrix above every Hessian."
     return SmoothnessEstimate(max(bounds[smallest], 0.0), kind, "bound", counted, details)
 
 
@@ -581,30 +591,30 @@ def _is_enumerable(n: int, k: int) -> bool:
 
 def _all_supports(n: int, k: int, device: torch.device) -> Iterator[Tensor]:
     """Yield every support of `k` of `n` entries, many at a time."""
-    combinations = itertools.combinations(range(n), k)
-    while chunk := list(itertools.islice(combinations, max(1, CHUNK // (8 * k * k)))):
-        yield torch.tensor(chunk, device=device)
+    combinations = itertools.chain.from_iterable(itertools.combinations(range(n), k))
+    size = max(1, CHUNK // (8 * k * k)) * k
+    while chunk := array.array("q", itertools.islice(combinations, size)):
+        yield torch.frombuffer(chunk, dtype=torch.int64).reshape(-1, k).to(device)
 
 
 def _enumerate(curvature: CurvatureBound, k: int) -> float:
     """Return the largest eigenvalue over all supports of `k` entries."""
     scale = max(named.to_float(curvature.diagonal().max()), 1e-300)
+    every = torch.arange(curvature.size, device=curvature.positions.device)
+    whole = curvature.submatrix(every).reshape(-1) / scale
     best = 0.0
     for index in _all_supports(curvature.size, k, curvature.positions.device):
-        block = curvature.submatrix(index) / scale
+        block = whole[index.unsqueeze(2) * curvature.size + index.unsqueeze(1)]
         # Eigenvalues are needed only where a bound by (tr B^16)^(1/16) leaves room.
         power = block
         for _ in range(3):
             power = power @ power
         ceiling = power.square().sum((1, 2)) ** (1 / 16) * ROUND_UP
-        hopeful = block[ceiling > best]
-        if hopeful.shape[0] > 64:
-            # The most promising ones first, so that the rest may need nothing.
-            order = ceiling[ceiling > best].argsort(descending=True)
-            best = max(
-                best, named.to_float(torch.linalg.eigvalsh(hopeful[order[:64]])[:, -1].max())
-            )
-            hopeful = block[ceiling > best]
-        if hopeful.shape[0]:
-            best = max(best, named.to_float(torch.linalg.eigvalsh(hopeful)[:, -1].max()))
+        order = torch.argsort(ceiling, descending=True)
+        order = order[: named.to_int((ceiling > best).sum())]
+        # The most promising ones first, so that the rest may need nothing.
+        for piece in (order[:64], order[64:]):
+            hopeful = block[piece[ceiling[piece] > best]]
+            if hopeful.shape[0]:
+                best = max(best, named.to_float(torch.linalg.eigvalsh(hopeful)[:, -1].max()))
     return best * scale

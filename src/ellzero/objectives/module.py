@@ -15,6 +15,9 @@ from ellzero.objectives.inputs import check_ridge
 from ellzero.tensors import named
 from ellzero.typing import Params
 
+# Numbers that a vectorized call may hold, by a rough count.
+CHUNK = 2**25
+
 
 @final
 class ModuleLoss(AbstractTwiceDifferentiable):
@@ -88,7 +91,9 @@ class ModuleLoss(AbstractTwiceDifferentiable):
                 )
         self._model = model
         self._loss_fn = loss_fn
-        self._X, self._y = X, y
+        self._X = X.detach() if isinstance(X, Tensor) else X
+        self._y = y.detach() if isinstance(y, Tensor) else y
+        self._n_data = X.numel() if isinstance(X, Tensor) else 0
         self._start = {
             n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
         }
@@ -106,11 +111,26 @@ class ModuleLoss(AbstractTwiceDifferentiable):
             )
 
     def _point_value(self, params: dict[str, Tensor]) -> Tensor:
-        output = torch.func.functional_call(self._model, params, (self._X,))
-        value = self._loss_fn(output, self._y)
+        dtype = next(iter(params.values())).dtype
+        # Copies of buffers and frozen parameters: the module may write to what it is called with.
+        fixed = {n: self._cast(t.detach().clone(), dtype) for n, t in self._fixed()}
+        X, y = self._cast(self._X, dtype), self._cast(self._y, dtype)
+        output = torch.func.functional_call(self._model, {**fixed, **params}, (X,))
+        value = self._loss_fn(output, y)
         for name, tensor in params.items():
             if self._ridge[name]:
                 value = value + 0.5 * self._ridge[name] * tensor.square().sum()
+        return value
+
+    def _fixed(self) -> list[tuple[str, Tensor]]:
+        frozen = [(n, p) for n, p in self._model.named_parameters() if n not in self._start]
+        return [*self._model.named_buffers(), *frozen]
+
+    def _cast(self, value: Any, dtype: torch.dtype) -> Any:
+        """Return data of the module's type in the type of the point, anything else as it is."""
+        own = next(iter(self._start.values())).dtype
+        if isinstance(value, Tensor) and value.is_floating_point() and dtype != own:
+            return value.to(torch.promote_types(value.dtype, dtype))
         return value
 
     def _over_rows(self, function: Callable[..., Any], *points: Params) -> Any:
@@ -121,7 +141,10 @@ class ModuleLoss(AbstractTwiceDifferentiable):
         size = next(iter(plain[0].values())).shape[0]
         if size > 1 and self._vectorizes:
             try:
-                return torch.func.vmap(function)(*plain)
+                # Activations are unknown; a few times the data and the point is a fair guess.
+                width = 8 * self._n_data + 4 * named.size(self._start)
+                chunk = max(1, CHUNK // max(width, 1))
+                return torch.func.vmap(function, chunk_size=chunk)(*plain)
             except (RuntimeError, NotImplementedError):
                 # Some modules refuse vectorization; remember and go row by row.
                 self._vectorizes = False
@@ -165,14 +188,17 @@ class ModuleLoss(AbstractTwiceDifferentiable):
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
         size, k = index.shape
-        template = self.init_params()
+        n = named.size(self._start)
+        step = max(1, CHUNK // (4 * n))
         rows = []
         for i in range(size):
-            flat = torch.zeros(k, named.size(template)).to(next(iter(template.values())))
-            flat = flat.scatter(1, index[i].unsqueeze(1), 1.0)
-            units = named.unflatten(flat, template)
-            points = named.expand(named.row(params, i), k)
-            product = named.flatten(self.hessian_vector(points, units))
-            block = product[:, index[i]]
+            parts = []
+            for piece in torch.split(index[i], step):
+                units = torch.zeros(piece.shape[0], n, device=index.device)
+                units = units.scatter(1, piece.unsqueeze(1), 1.0).to(next(iter(params.values())))
+                points = named.expand(named.row(params, i), piece.shape[0])
+                product = self.hessian_vector(points, named.unflatten(units, self._start))
+                parts.append(named.flatten(product)[:, index[i]])
+            block = torch.cat(parts) if parts else named.flatten(params).new_zeros(k, k)
             rows.append((block + block.T) / 2)
         return torch.stack(rows)

@@ -10,22 +10,22 @@ from typing_extensions import override
 
 from ellzero.core.curvature import CurvatureBound
 from ellzero.core.problem import AbstractQuadraticObjective
-from ellzero.errors import InvalidParameterError
+from ellzero.errors import InvalidParameterError, NonFiniteError
 from ellzero.objectives.inputs import check_ridge, lower_eigenvalue, to_matrix
 from ellzero.tensors import named, supports
 from ellzero.typing import Masks, Params
 from ellzero.validation import check_real
 
 
-def solve_on(matrix: Tensor, target: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-    """Return the minimum-norm solutions of ``matrix[S, S] x = target[S]``, one for each row.
+def solve_on(block: Tensor, target: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+    """Return the shortest solutions of ``block x = target``, one for each row.
 
     Parameters
     ----------
-    matrix : Tensor of shape (n, n) or (size, k, k)
-        Positive semidefinite; the second form holds the blocks already.
+    block : Tensor of shape (size, k, k)
+        Positive semidefinite matrices.
     target : Tensor of shape (size, k)
-        Right sides, gathered; zero at padding.
+        Right sides.
     index, valid : Tensor of shape (size, k)
         Supports, as `supports.support_index` gives them.
 
@@ -33,25 +33,40 @@ def solve_on(matrix: Tensor, target: Tensor, index: Tensor, valid: Tensor) -> Te
     -------
     Tensor of shape (size, k)
         Solutions, zero at padding.
+
+    Raises
+    ------
+    NonFiniteError
+        If a system has no solution.
     """
-    block = matrix
-    if matrix.ndim == 2:
-        block = matrix[index.unsqueeze(-1), index.unsqueeze(-2)]
     if index.shape[1] == 0:
         return torch.zeros_like(target)
     both = valid.unsqueeze(-1) & valid.unsqueeze(-2)
     block = torch.where(both, block, torch.zeros_like(block))
-    padded = block + torch.diag_embed((~valid).to(block.dtype))
-    factor, info = torch.linalg.cholesky_ex(padded)
-    out = torch.cholesky_solve(target.unsqueeze(-1), factor).squeeze(-1)
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    largest = padded.diagonal(dim1=-2, dim2=-1).amax(-1).sqrt()
+    target = torch.where(valid, target, torch.zeros_like(target))
+    scale = block.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    unit = block / (scale.unsqueeze(1) * scale.unsqueeze(2))
+    factor, info = torch.linalg.cholesky_ex(unit + torch.diag_embed((~valid).to(block.dtype)))
     # A pivot this small makes the triangular solve worthless: take the pseudo-inverse instead.
-    tiny = diagonal.amin(-1) <= torch.finfo(block.dtype).eps ** 0.5 * largest
-    bad = (info != 0) | tiny | ~torch.isfinite(out).all(1)
+    bad = (info != 0) | (factor.diagonal(dim1=1, dim2=2).amin(1) < 1e-5)
+    factor = torch.where(bad.reshape(-1, 1, 1), torch.eye(index.shape[1]).to(factor), factor)
+    out = torch.zeros_like(target)
+    for _ in range(2):
+        # The first pass solves, the second refines.
+        slope = (target - (block @ out.unsqueeze(-1)).squeeze(-1)) / scale
+        out = out + torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1) / scale
     if named.any_true(bad):
-        inverse = torch.linalg.pinv(block[bad], hermitian=True)
+        inverse = torch.linalg.pinv(block[bad], rtol=1e-12, hermitian=True)
         out[bad] = (inverse @ target[bad].unsqueeze(-1)).squeeze(-1)
+        residual = (block[bad] @ out[bad].unsqueeze(-1)).squeeze(-1) - target[bad]
+        size = target[bad].abs().amax(1)
+        if named.any_true(residual.abs().amax(1) > 1e-6 * size):
+            raise NonFiniteError(
+                "The quadratic is unbounded below on a support: it has a flat direction along "
+                "which the linear term falls.",
+                "Pass a positive `ridge`.",
+            )
     return torch.where(valid, out, torch.zeros_like(out))
 
 
@@ -102,7 +117,7 @@ class Quadratic(AbstractQuadraticObjective):
             )
         if not named.all_true(torch.isfinite(c)):
             raise InvalidParameterError("`c` must be finite, got NaN or infinity.")
-        scale = named.to_float(Q.abs().max()) if Q.numel() else 0.0
+        scale = named.to_float(Q.abs().max())
         slack = 1e3 * torch.finfo(Q.dtype).eps * scale
         if named.any_true((Q - Q.T).abs() > slack):
             raise InvalidParameterError(
@@ -113,7 +128,7 @@ class Quadratic(AbstractQuadraticObjective):
         self._c = c.to(Q)
         self._constant = check_real("constant", constant)
         self._ridge = check_ridge(ridge, {"coef": c})["coef"]
-        values = torch.linalg.eigvalsh(Q) if Q.numel() else Q.new_zeros(1)
+        values = torch.linalg.eigvalsh(Q.double())
         low = named.to_float(values[0])
         if low < -slack * max(1, Q.shape[0]):
             raise InvalidParameterError(
@@ -128,8 +143,10 @@ class Quadratic(AbstractQuadraticObjective):
         return {"coef": torch.zeros_like(self._c)}
 
     def _products(self, params: Params) -> tuple[Tensor, Tensor]:
-        coef = params["coef"]
-        return coef, coef @ self._Q + self._ridge * coef
+        # Points in a finer type than the matrix, such as those of certificates, decide the type.
+        dtype = torch.promote_types(params["coef"].dtype, self._Q.dtype)
+        coef = params["coef"].to(dtype)
+        return coef, coef @ self._Q.to(dtype) + self._ridge * coef
 
     @override
     def value(self, params: Params) -> Tensor:
@@ -149,13 +166,14 @@ class Quadratic(AbstractQuadraticObjective):
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
-        block = self._Q[index.unsqueeze(-1), index.unsqueeze(-2)]
+        dtype = torch.promote_types(params["coef"].dtype, self._Q.dtype)
+        block = self._Q[index.unsqueeze(-1), index.unsqueeze(-2)].to(dtype)
         eye = torch.eye(index.shape[1], dtype=block.dtype, device=block.device)
         return block + self._ridge * eye
 
     @override
     def smoothness(self) -> float:
-        return self._largest + self._ridge
+        return self._largest * (1 + 1e-12) + self._ridge
 
     @override
     def strong_convexity(self) -> float:
@@ -165,19 +183,21 @@ class Quadratic(AbstractQuadraticObjective):
     def curvature_bound(self) -> CurvatureBound:
         n = self._Q.shape[0]
         return CurvatureBound(
-            left=torch.ones(1, 1).to(self._Q),
-            right=self._Q,
+            left=torch.ones(1, 1, dtype=torch.float64, device=self._Q.device),
+            right=self._Q.double(),
             positions=torch.arange(n, device=self._Q.device),
-            ridge=torch.full((n,), self._ridge).to(self._Q),
+            ridge=torch.full((n,), self._ridge, dtype=torch.float64, device=self._Q.device),
             attained=True,
         )
 
     @override
     def minimize_on(self, masks: Masks) -> Params:
+        """Return the shortest minimizers; raise where the function is unbounded below."""
         batch = named.to_batch(masks)
         index, valid = supports.support_index(batch)
-        target = torch.where(valid, self._c[index], torch.zeros_like(self._c[:1]))
-        eye = torch.eye(self._Q.shape[0]).to(self._Q)
-        values = solve_on(self._Q + self._ridge * eye, target, index, valid)
+        target = torch.where(valid, self._c.double()[index], 0.0).double()
+        block = self._Q.double()[index.unsqueeze(2), index.unsqueeze(1)]
+        block = block + torch.diag_embed(torch.full_like(target, self._ridge))
+        values = solve_on(block, target, index, valid).to(self._Q.dtype)
         out = supports.scatter(values, index, valid, self.init_params())
         return out if named.is_batch(masks) else named.row(out, 0)
