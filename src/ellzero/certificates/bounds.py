@@ -25,7 +25,7 @@ from ellzero.typing import Params
 # Up to this many entries the relaxation is solved by Newton steps, beyond by gradient steps.
 NEWTON_ENTRIES = 500
 # Steps without progress after which the relaxation is given up.
-PATIENCE = 40
+PATIENCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,15 +452,16 @@ def _relax(
     for iteration in range(max_iter + 1):
         value, grad = flat.value_and_grad(theta)
         bound = named.to_float(_best_over_moduli(flat, theta, value, grad, keep, [modulus])[0])
-        if bound > best_value:
-            if bound - best_value > tol * abs(bound):
-                progress = iteration
+        gained = bound - best_value
+        if gained > 0:
             best_value, best_point = bound, theta[0]
         z = torch.where(must, 1.0, _allot(root * theta.abs(), choice, room)).to(theta.dtype)
         share = torch.where(theta == 0, 0.0, theta.square() / z.clamp_min(1e-300))
         excess = (modulus * (share - theta.square())).sum(1) / 2
         relaxed = named.to_float((value + excess)[0])
         enough = max(tol, 1e-4) if relaxed < target else tol
+        if gained > enough / 10 * abs(bound):
+            progress = iteration
         if iteration == max_iter or relaxed - best_value <= enough * max(abs(relaxed), 1e-300):
             break
         if best_value >= target > -torch.inf or iteration - progress > PATIENCE:
