@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ellzero.certificates import verify
 from ellzero.core.problem import AbstractSmoothObjective, Problem
 from ellzero.core.result import Measure, Result, Status
 from ellzero.core.solver import AbstractSolver, Callback, Run, iterate
-from ellzero.errors import IncompatibleError, InvalidParameterError
+from ellzero.errors import IncompatibleError, InvalidParameterError, did_you_mean
 from ellzero.sets import L0Ball
 from ellzero.solvers import (
     IHT,
@@ -25,6 +25,7 @@ from ellzero.solvers import (
 )
 from ellzero.solvers.starts import dense_minimizer
 from ellzero.tensors import named
+from ellzero.tensors.coverage import restrict
 from ellzero.tensors.named import Batch
 from ellzero.typing import Params
 from ellzero.validation import check_integer, check_real
@@ -103,13 +104,43 @@ def _check_solver(problem: Problem, solver: AbstractSolver[Any]) -> None:
             f"`{type(other()).__name__}`"
             for other in DEFAULT_SOLVERS
             if other().refusal(problem) is None
+            and not (other is Newton and problem.constraint is not None)
         ]
-        hint = f"{' and '.join(accepting)} accept it." if accepting else None
+        verb = "accepts" if len(accepting) == 1 else "accept"
+        hint = f"{', '.join(accepting)} {verb} it." if accepting else None
         raise IncompatibleError(f"`{name}` cannot treat this problem: {reason}.", hint)
 
 
-def _check_start(problem: Problem, params: Params) -> None:
+def _check_problem(problem: Problem) -> None:
+    if not isinstance(problem, Problem):
+        raise IncompatibleError(
+            f"`problem` must be a Problem, got {type(problem).__name__}.",
+            "Pass `ellzero.Problem(objective, constraint)`.",
+        )
+
+
+def _check_limits(max_iter: int, time_limit: float | None, starts: int | None) -> None:
+    check_integer("max_iter", max_iter, 0)
+    if time_limit is not None:
+        check_real("time_limit", time_limit, 0.0)
+    if starts is not None:
+        check_integer("starts", starts, 0)
+
+
+def _check_start(problem: Problem, params: Params) -> Params:
+    """Return the start with the names in the order of the objective, or raise."""
     zero = problem.objective.init_params()
+    if not isinstance(params, Mapping):
+        raise InvalidParameterError(
+            f"`params` must be a mapping of names to tensors, got {type(params).__name__}.",
+            "Start from `objective.init_params()`.",
+        )
+    for name in params:
+        if name not in zero:
+            raise InvalidParameterError(
+                f"Unknown tensor {name!r} in `params`.{did_you_mean(str(name), zero)} "
+                f"Known tensors: {', '.join(zero)}."
+            )
     lead = 1 if named.is_batch(params) else 0
     for name, tensor in zero.items():
         given = params.get(name)
@@ -120,6 +151,17 @@ def _check_start(problem: Problem, params: Params) -> None:
                 f"got {'no such tensor' if shape is None else f'shape {shape}'}.",
                 "Start from `objective.init_params()`.",
             )
+    out = named.like(params, {name: params[name].detach().to(zero[name]) for name in zero})
+    if isinstance(out, Batch):
+        sizes = sorted({tensor.shape[0] for tensor in out.values()})
+        if len(sizes) > 1 or sizes[0] == 0:
+            raise InvalidParameterError(
+                "`params` must hold the same positive number of points in every tensor, got "
+                f"{' and '.join(str(size) for size in sizes)}."
+            )
+    if not named.all_true(named.is_finite(out)):
+        raise InvalidParameterError("`params` must be finite, got NaN or infinity.")
+    return out
 
 
 def _starts(
@@ -133,8 +175,9 @@ def _starts(
         return named.to_batch(params)
     many = isinstance(solver, LocalSearch | BranchAndBound)
     count = (N_STARTS if many else None) if starts is None else starts
-    if count is None or isinstance(solver, Newton | ProximalGradient):
-        return named.to_batch(problem.objective.init_params())
+    if count is None:
+        current = getattr(problem.objective, "current_params", problem.objective.init_params)
+        return named.to_batch(current())
     made = make_starts(problem, count, generator=generator)
     return made if params is None else named.concatenate([named.to_batch(params), made])
 
@@ -158,31 +201,39 @@ def _run(
         problem, LocalSearch(), batch, max_iter=max_iter, time_limit=time_limit, callback=callback
     )
     measures = _measures(search)
-    if search.status(search.best) is Status.INTERRUPTED:
+    if search.interrupted:
         return search, measures
     start = named.take(search.params, slice(search.best, search.best + 1))
-    run = iterate(
-        problem,
-        replace(solver, n_starts=0),
-        start,
-        max_iter=max_iter,
-        time_limit=time_limit,
-        callback=callback,
-    )
+    if time_limit is not None:
+        time_limit = max(0.0, time_limit - search.seconds)
+    try:
+        run = iterate(
+            problem,
+            replace(solver, n_starts=0),
+            start,
+            max_iter=max_iter,
+            time_limit=time_limit,
+            callback=callback,
+        )
+    except KeyboardInterrupt:
+        # Before its first box the proof has nothing; the point is that of the search.
+        codes = torch.full_like(search.codes, Status.INTERRUPTED.code)
+        return replace(search, codes=codes), measures
     if run.proof is not None:
         measures["boxes"] = len(run.proof)
     return run, measures
 
 
 def _measures(run: Run) -> dict[str, Measure]:
-    best = run.value.min()
-    same = run.value <= best + SAME_VALUE * best.abs()
+    values = run.value.nan_to_num(nan=torch.inf)
+    best = values.min()
+    same = values <= best + SAME_VALUE * best.abs()
     supports = torch.unique(named.flatten(named.nonzero_masks(run.params)), dim=0)
     return {
         "starts": run.params.size,
         "hit_rate": named.to_float(same.to(torch.float64).mean()),
-        "median_value": named.to_float(run.value.median()),
-        "worst_value": named.to_float(run.value.max()),
+        "median_value": named.to_float(values.median()),
+        "worst_value": named.to_float(values.max()),
         "distinct_supports": int(supports.shape[0]),
         "increases": named.to_int(run.n_increases.sum()),
     }
@@ -211,7 +262,7 @@ def solve(
     solver : AbstractSolver or None, default=None
         How. None takes the first solver that accepts the problem (see `choose_solver`).
     params : mapping of str to Tensor, Batch or None, default=None
-        One start or a batch of starts; None means the solver's own.
+        One start or a batch of starts; None means the present parameters of a module, else zero.
     starts : int or None, default=None
         Random starts to add, with zero and the dense minimizer. None means 20 for `LocalSearch`
         and none for others.
@@ -260,13 +311,10 @@ def solve(
     >>> result.support, result.certificate.claim.name
     ({'coef': [0, 2]}, 'OPTIMAL')
     """
-    check_integer("max_iter", max_iter, 0)
-    if time_limit is not None:
-        check_real("time_limit", time_limit, 0.0)
-    if starts is not None:
-        check_integer("starts", starts, 0)
+    _check_problem(problem)
+    _check_limits(max_iter, time_limit, starts)
     if params is not None:
-        _check_start(problem, params)
+        params = _check_start(problem, params)
     began = time.perf_counter()
     if solver is None:
         chosen: AbstractSolver[Any] = choose_solver(problem)
@@ -296,7 +344,7 @@ def _result_of(
     """Return the `Result` of the best row of a run, certified."""
     row = run.best
     params = {n: t.detach().clone() for n, t in named.row(run.params, row).items()}
-    status = run.status(row)
+    status = Status.INTERRUPTED if run.interrupted else run.status(row)
     certificate = None
     if certify and status is not Status.NON_FINITE:
         certificate = verify(problem, params, proof=run.proof, dense=dense)
@@ -396,9 +444,14 @@ def solve_dense(problem: Problem, *, max_iter: int = 5000) -> Result:
     )
 
 
-def _check_budgets(problem: Problem, budgets: Iterable[int]) -> list[int]:
-    n = named.size(problem.objective.init_params())
-    out = [check_integer("budgets", b, 0, n, meaning="the number of parameters") for b in budgets]
+def _check_budgets(problem: Problem, ball: L0Ball, budgets: Iterable[int]) -> list[int]:
+    if not isinstance(budgets, Iterable):
+        raise InvalidParameterError(
+            f"`budgets` must hold integers, got {budgets!r}.", f"Pass `[{budgets!r}]`."
+        )
+    n = named.size(restrict(problem.objective.init_params(), ball.names))
+    meaning = "the number of entries that share the budget"
+    out = [check_integer("budgets", b, 0, n, meaning=meaning) for b in budgets]
     if not out:
         raise InvalidParameterError("`budgets` must hold at least one budget, got none.")
     return out
@@ -474,6 +527,8 @@ def solve_path(
     >>> [path[s].support["coef"] for s in path.budgets]
     [[0], [0, 2], [0, 1, 2]]
     """
+    _check_problem(problem)
+    _check_limits(max_iter, time_limit, starts)
     if problem.constraint is None:
         ball = L0Ball(0)
     elif isinstance(problem.constraint, L0Ball):
@@ -484,7 +539,7 @@ def solve_path(
             f"`{type(problem.constraint).__name__}`.",
             "Call `solve` for each set of your own.",
         )
-    chosen_budgets = _check_budgets(problem, budgets)
+    chosen_budgets = _check_budgets(problem, ball, budgets)
     began = time.perf_counter()
     if dense is None:
         dense = solve_dense(problem)

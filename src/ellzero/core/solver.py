@@ -21,6 +21,11 @@ from ellzero.typing import Params
 ROUNDING = 1e-12
 
 
+def rounding(value: Tensor) -> Tensor:
+    """Return the change of each value that its dtype cannot tell from rounding."""
+    return max(ROUNDING, 8 * torch.finfo(value.dtype).eps) * value.abs()
+
+
 @dataclass(frozen=True, slots=True)
 class SolverState:
     """What a solver carries from step to step.
@@ -107,8 +112,13 @@ class Run:
 
     @property
     def best(self) -> int:
-        """Row with the smallest value; the first of equals."""
-        return named.to_int(self.value.argmin())
+        """Row with the smallest value; the first of equals. Rows that are NaN come last."""
+        return named.to_int(self.value.nan_to_num(nan=torch.inf).argmin())
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt or the callback ended the run before some row was done."""
+        return named.any_true(self.codes == Status.INTERRUPTED.code)
 
     def trace(self, row: int) -> tuple[float, ...]:
         """Return the values of one row over its steps."""
@@ -186,13 +196,12 @@ def iterate(
             state = solver.step(problem, state)
             iteration += 1
             n_iter[active] += 1
-            slack = ROUNDING * before.abs()
-            n_increases[active] += (state.value > before + slack).to(torch.int64)
+            n_increases[active] += (state.value > before + rounding(before)).to(torch.int64)
             latest = latest.index_copy(0, active, state.value.detach())
             values.append(latest)
             # A later point wins ties up to rounding: it is the one closer to stationarity.
             held = best_value[active]
-            better = state.value <= held + ROUNDING * held.abs()
+            better = state.value <= held + rounding(held)
             if named.all_true(better) and active.numel() == size:
                 best_params, best_value = state.params, torch.minimum(state.value, held)
             elif named.any_true(better):

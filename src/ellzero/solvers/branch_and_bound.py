@@ -55,13 +55,17 @@ class Tree:
             heapq.heappush(self.queue, (bound, self.n_boxes))
         self.n_boxes += 1
 
-    def pop(self, count: int) -> tuple[Tensor, Tensor]:
-        """Take out the open boxes with the lowest bounds."""
-        numbers = [heapq.heappop(self.queue)[1] for _ in range(min(count, len(self.queue)))]
+    def first(self, count: int) -> list[int]:
+        """Return the open boxes with the lowest bounds."""
+        return [number for _, number in heapq.nsmallest(count, self.queue)]
+
+    def remove(self, numbers: list[int]) -> None:
+        """Remove boxes that others have replaced."""
+        gone = set(numbers)
+        self.queue = [(bound, number) for bound, number in self.queue if number not in gone]
+        heapq.heapify(self.queue)
         for number in numbers:
-            del self.bounds[number]
-        decided = torch.stack([self.decided.pop(number) for number in numbers])
-        return decided, torch.stack([self.points.pop(number) for number in numbers])
+            del self.bounds[number], self.decided[number], self.points[number]
 
     def close_above(self, level: float) -> None:
         """Close every open box whose bound is at least `level`."""
@@ -208,7 +212,7 @@ class BranchAndBound(AbstractSolver[BranchState]):
     rounds : int, default=12
         Newton steps on the relaxation of each box.
     n_starts : int, default=20
-        Random starts of `LocalSearch` that give the first incumbent.
+        Random starts of `LocalSearch` that give the first incumbent; 0 refits the given point.
 
     Raises
     ------
@@ -241,7 +245,7 @@ class BranchAndBound(AbstractSolver[BranchState]):
     >>> objective = ellzero.LeastSquares(X.double(), torch.tensor([1.0, 2.0, 1.5, 1.0]).double())
     >>> result = ellzero.solve(ellzero.Problem(objective, ellzero.L0Ball(1)), BranchAndBound())
     >>> result.support, result.certificate.claim.name
-    ({'coef': [1]}, 'OPTIMAL')
+    ({'coef': [2]}, 'OPTIMAL')
     """
 
     tol: float = 1e-6
@@ -282,8 +286,14 @@ class BranchAndBound(AbstractSolver[BranchState]):
     def init(self, problem: Problem, params: Batch) -> BranchState:
         from ellzero.solvers.starts import make_starts
 
-        starts = make_starts(problem, self.n_starts, generator=None)
-        found = iterate(problem, LocalSearch(), named.concatenate([params, starts]))
+        search, passes = LocalSearch(), 1000
+        if self.n_starts:
+            starts = make_starts(problem, self.n_starts, generator=None)
+            params = named.concatenate([params, starts])
+        else:
+            # Without random starts `params` counts as searched: it is only refitted.
+            search, passes = LocalSearch(starter_iter=0), 0
+        found = iterate(problem, search, params, max_iter=passes)
         row = found.best
         relaxation = self._relaxation(problem)
         n = named.size(relaxation.template)
@@ -307,13 +317,17 @@ class BranchAndBound(AbstractSolver[BranchState]):
         tree.close_above(self._level(state.value))
         if not tree.queue:
             return state
-        decided, points = tree.pop(self.width)
+        # Boxes leave the tree after their halves have come in: an interrupt loses none.
+        numbers = tree.first(self.width)
+        decided = torch.stack([tree.decided[number] for number in numbers])
+        points = torch.stack([tree.points[number] for number in numbers])
         children, starts = self._branch(relaxation, decided, points)
         bound, theta, _, gain = relaxation.solve(children, starts, self.rounds)
         params, value = self._improve(problem, relaxation, state, children, theta, gain, bound)
         level = self._level(value)
         for i, number in enumerate(named.to_list(bound)):
             tree.add(children[i], theta[i], number, is_open=number < level)
+        tree.remove(numbers)
         return BranchState(params, value, tree)
 
     def _branch(

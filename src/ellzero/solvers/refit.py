@@ -51,6 +51,8 @@ def newton_step(
     """
     index, valid = supports.support_index(masks)
     value, grad = objective.value_and_grad(params)
+    if index.shape[1] == 0:
+        return params, value, torch.zeros_like(value)
     g = supports.gather(grad, index, valid)
     hessian = objective.hessian_on(params, index)
     both = valid.unsqueeze(-1) & valid.unsqueeze(-2)
@@ -74,6 +76,7 @@ def newton_step(
     best_params: Batch = params
     best_value = value
     waiting = torch.ones_like(value, dtype=torch.bool)
+    noise = 16 * torch.finfo(value.dtype).eps * value.abs()
     for _ in range(30):
         trial = named.axpy(length, move, params)
         trial_value = objective.value(trial)
@@ -82,16 +85,16 @@ def newton_step(
         best_value = torch.where(accept, trial_value, best_value)
         waiting = waiting & ~accept
         # Below rounding no length can be seen to help.
-        waiting = waiting & (decrement > 1e-16 * value.abs())
+        waiting = waiting & (decrement > noise)
         if not named.any_true(waiting):
             break
         length = torch.where(waiting, length / 2, length)
-    tiny = (decrement <= 1e-16 * value.abs()) & torch.isfinite(decrement)
+    tiny = (decrement <= noise) & torch.isfinite(decrement)
     if named.any_true(tiny):
         # The quadratic model is exact here: the last digits come from the full step.
         full = named.axpy(1.0, move, params)
         full_value = objective.value(full)
-        take = tiny & (full_value <= best_value + 1e-14 * value.abs())
+        take = tiny & (full_value <= value + noise)
         best_params = Batch(named.where(take, full, best_params))
         best_value = torch.where(take, full_value, best_value)
     return best_params, best_value, decrement
@@ -103,15 +106,19 @@ def _newton(
     params = Batch(named.mask(start, masks))
     out = params
     active = torch.arange(params.size, device=next(iter(params.values())).device)
+    before = torch.full((params.size,), torch.inf, device=active.device)
     for _ in range(max_iter):
         rows = Batch(masks) if active.numel() == out.size else named.take(masks, active)
         params, value, decrement = newton_step(objective, params, rows)
         out = Batch({n: t.index_copy(0, active, params[n]) for n, t in out.items()})
-        going = decrement > 1e-16 * value.abs()
+        # A value that no longer falls is at rounding, even when it is close to zero.
+        going = (decrement > 1e-16 * value.abs()) & (value < before)
         if not named.any_true(going):
             break
+        before = value
         if not named.all_true(going):
             active = active[going]
+            before = value[going]
             params = named.take(params, going)
     return out
 
@@ -138,7 +145,7 @@ def _lbfgs(objective: AbstractObjective, masks: Masks, start: Batch, max_iter: i
                 leaf.grad = g
             return named.to_float(value)
 
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
         after = {n: t.detach() for n, t in zip(support, leaves, strict=True)}
         better = objective.value(after) <= objective.value(point)
         rows.append(named.mask(after, support) if named.any_true(better) else point)
@@ -184,10 +191,11 @@ def refit(
 
 @dataclass(frozen=True, slots=True)
 class NewtonState(SolverState):
-    """State of `Newton`: its supports and the predicted decrease."""
+    """State of `Newton`: its supports, the predicted decrease, and where no step helps."""
 
     masks: Batch
     decrement: Tensor
+    stuck: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +249,17 @@ class Newton(AbstractSolver[NewtonState]):
             params = Batch(problem.constraint.project(params))
             masks = Batch(named.nonzero_masks(params))
         value = problem.objective.value(params)
-        return NewtonState(params, value, masks, torch.full_like(value, torch.inf))
+        infinite = torch.full_like(value, torch.inf)
+        return NewtonState(params, value, masks, infinite, infinite < value)
 
     @override
     def step(self, problem: Problem, state: NewtonState) -> NewtonState:
         assert isinstance(problem.objective, AbstractTwiceDifferentiable)
         params, value, decrement = newton_step(problem.objective, state.params, state.masks)
-        return NewtonState(params, value, state.masks, decrement)
+        return NewtonState(params, value, state.masks, decrement, value >= state.value)
 
     @override
     def terminate(self, problem: Problem, state: NewtonState) -> Tensor:
         done = state.decrement <= self.tol * state.value.abs()
-        return done.to(torch.int64) * Status.CONVERGED.code
+        code = state.stuck.to(torch.int64) * Status.STALLED.code
+        return torch.where(done, Status.CONVERGED.code, code)

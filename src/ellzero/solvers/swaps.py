@@ -100,6 +100,8 @@ def exchange_prices(
     _, gradient = objective.value_and_grad(params)
     g = named.flatten(gradient)
     index, valid = supports.support_index(masks)
+    if index.shape[1] == 0:
+        return torch.full((rows, n, n), torch.inf, dtype=flat.dtype, device=flat.device)
     pick = index.unsqueeze(-1).expand(-1, -1, n)
     to_all = hessian.gather(1, pick)
     block = to_all.gather(2, index.unsqueeze(1).expand(-1, index.shape[1], -1))
@@ -195,12 +197,15 @@ class LocalSearch(AbstractSolver[SearchState]):
 
     @override
     def init(self, problem: Problem, params: Batch) -> SearchState:
-        found = iterate(problem, self.starter, params, max_iter=self.starter_iter).params
+        run = iterate(problem, self.starter, params, max_iter=self.starter_iter)
+        found = run.params
         masks = Batch(fill_support(problem, found))
         point = refit(problem.objective, masks, found)
         value = problem.objective.value(point)
-        zero = torch.zeros_like(value, dtype=torch.int64)
-        return SearchState(point, value, masks, zero, zero)
+        zero = torch.zeros_like(run.codes)
+        # An interrupt of the starter ends the search as well.
+        interrupted = run.codes == Status.INTERRUPTED.code
+        return SearchState(point, value, masks, zero, torch.where(interrupted, run.codes, zero))
 
     @override
     def step(self, problem: Problem, state: SearchState) -> SearchState:
