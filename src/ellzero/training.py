@@ -376,7 +376,7 @@ def _row(experiment: Experiment, result: Result, budget: int, dense: float) -> d
         "worst_value": result.measures.get("worst_value"),
         "stable": certificate is not None and certificate.supports(Claim.STATIONARY),
         "largest_stable_step": measures.get("largest_stable_step"),
-        "swap_level": certificate is not None and certificate.supports(Claim.COORDINATEWISE),
+        "swap_level": int(certificate is not None and certificate.supports(Claim.COORDINATEWISE)),
         "seconds": result.seconds,
         "selected": False,
     }
@@ -458,7 +458,7 @@ def _save_step(checkpoint: Checkpoint | None, outcome: Outcome) -> None:
     data = {"budget": outcome.budget, "row": outcome.row, "certificate": outcome.certificate}
     tensors = {f"params.{n}": t for n, t in outcome.params.items()}
     if outcome.proof is not None:
-        tensors.update({f"proof.{n}": t for n, t in proof_tensors(outcome.proof).items()})
+        tensors.update(proof_tensors(outcome.proof))
     checkpoint.save(f"budget-{outcome.budget}", data, tensors)
 
 
@@ -466,14 +466,13 @@ def _load_steps(checkpoint: Checkpoint | None) -> dict[int, Outcome]:
     found: dict[int, Outcome] = {}
     for step in checkpoint.load().values() if checkpoint is not None else ():
         params = {n[7:]: t for n, t in step.tensors.items() if n.startswith("params.")}
-        proof = {n[6:]: t for n, t in step.tensors.items() if n.startswith("proof.")}
         budget = step.data["budget"]
         found[budget] = Outcome(
             budget,
             params,
             step.data["row"],
             step.data["certificate"],
-            read_proof(proof) if proof else None,
+            read_proof("checkpoint", step.tensors),
         )
     return found
 
