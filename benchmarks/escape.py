@@ -88,7 +88,7 @@ def measure() -> dict[str, object]:
         "loop_seconds_per_start": per_start,
         "loop_seconds_per_start_deviation": statistics.stdev(alone),
         "loop_seconds_extrapolated": per_start * N_STARTS,
-        "loop_note": f"measured on {len(alone)} starts and multiplied by {N_STARTS / len(alone):g}",
+        "loop_note": f"measured on {len(alone)} starts, times {N_STARTS / len(alone):g}",
         "ratio": per_start * N_STARTS / call,
         "target_ratio": 50,
         "largest_difference_of_final_points": max(differences),

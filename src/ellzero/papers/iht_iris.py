@@ -275,7 +275,7 @@ def enumerate_optimum(objective: Softmax, budget: int) -> tuple[float, Tensor, B
     n = named.size(template)
     index = torch.tensor(list(itertools.combinations(range(n), budget)))
     values, points = [], []
-    for piece in index.split(CHUNK):
+    for piece in torch.split(index, CHUNK):
         flat = torch.zeros(piece.shape[0], n, dtype=torch.bool).scatter(1, piece, True)
         masks = Batch(named.unflatten(flat, template))
         point = refit(objective, masks, named.expand(template, piece.shape[0]))
@@ -402,7 +402,7 @@ def _monte_carlo_table(objective: Softmax, quick: bool, seed: int) -> dict[str, 
         ).details
         rows.append([law, s, r1, ours["r1"], r2, ours["r2_whole"]])
     return {
-        "title": f"Monte Carlo estimates of L_2s from {pairs} pairs: lower estimates, never bounds",
+        "title": f"Monte Carlo estimates of L_2s from {pairs} pairs: lower estimates only",
         "columns": ["law", "s", "r1, reference", "r1, ours", "r2, reference", "r2, ours"],
         "rows": rows,
         "note": (
@@ -595,7 +595,7 @@ def _ridge_part(
     slowest, total = max(row[7] for row in proofs), sum(row[7] for row in proofs)
     summary["tables"].append(
         {
-            "title": "Global optima with ridge, proved by branch and bound and checked by `verify`",
+            "title": "Global optima with ridge, proved by branch and bound, checked by `verify`",
             "columns": ["ridge", "s", "value", "enumerated", "lower bound", "gap", "boxes",
                         "seconds", "proved"],
             "rows": proofs,
