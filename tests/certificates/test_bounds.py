@@ -58,9 +58,9 @@ def _batch(objective, points):
 @pytest.mark.parametrize("kind", ["least squares", "logistic", "softmax"])
 def test_never_above_the_optimum(kind):
     tightest = []
-    for seed in range(6):
+    for seed in range(4):
         objective, optimum, rng = _problems(kind, seed)
-        for budget in (1, 2, 4):
+        for budget in (1, 3):
             best, point = optimum(budget)
             points = np.concatenate(
                 [point[None], rng.standard_normal((60, 6)) * rng.choice([0.1, 1, 10], (60, 1))]

@@ -93,7 +93,7 @@ def test_iris_previous_iterates_are_refused(iris):
     step = 1 / 1.4573
     claims = []
     for iteration in range(60):
-        if iteration % 6 == 0:
+        if iteration % 12 == 0:
             claims.append(verify(problem, here, swaps="none").claim)
         grad = objective.value_and_grad(here)[1]["coef"]
         here = problem.constraint.project({"coef": here["coef"] - step * grad})
@@ -103,7 +103,7 @@ def test_iris_previous_iterates_are_refused(iris):
 def test_stable_supports_that_an_exchange_improves_stop_at_stationary(iris):
     objective, _, best = iris
     X, y = iris_recipe()
-    supports = all_supports(15, 5)[::300]
+    supports = all_supports(15, 5)[::400]
     values, w = classifier_minima(softmax_design(X, 3), y, 0.01, supports)
     claims = []
     for row, support in enumerate(supports):
@@ -143,7 +143,7 @@ def test_iris_without_ridge_says_that_no_bound_is_possible():
     ) in certificate.assumptions
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_claims_against_enumeration(seed):
     """Whatever is called optimal is, and whatever is optimal passes every local check."""
     X, y = regression(seed, n=7, correlation=0.2 * (seed % 3))
@@ -197,7 +197,7 @@ class _Scaled:
         )
 
 
-@pytest.mark.parametrize("budget", [1, 3, 5])
+@pytest.mark.parametrize("budget", [1, 3])
 def test_scale_order_and_repetition_do_not_matter(budget):
     X, y = regression(11, n=7)
     best, point = least_squares_optimum(X, y, 0.05, budget)
@@ -211,7 +211,7 @@ def test_scale_order_and_repetition_do_not_matter(budget):
     order = np.random.default_rng(0).permutation(7)
     make = _Scaled(X, y, 0.05)
     ball = ellzero.L0Ball(budget)
-    for candidate in (point, wrong, moved, np.zeros(7)):
+    for candidate in (point, wrong, moved):
         base = verify(Problem(make(1.0), ball), {"coef": tensor(candidate)})
         variants = {
             factor: verify(Problem(make(factor), ball), {"coef": tensor(candidate)})

@@ -203,7 +203,7 @@ def perspective_bound(
     constraint: L0Ball,
     start: Params | None = None,
     *,
-    max_iter: int = 200,
+    max_iter: int = 100,
     tol: float = 1e-7,
     target: float = float("-inf"),
 ) -> LowerBound:
@@ -225,7 +225,7 @@ def perspective_bound(
         Budget.
     start : mapping of str to Tensor or None, default=None
         First base point; None means zero.
-    max_iter : int, default=200
+    max_iter : int, default=100
         Largest number of steps.
     tol : float, default=1e-7
         Relative distance to the value of the relaxation at which to stop.
@@ -491,7 +491,7 @@ def _shrink(target: Tensor, weight: Tensor, must: Tensor, choice: Tensor, room: 
     scale = weight.sqrt() * target.abs()
     low = torch.zeros_like(scale[:, :1])
     high = (scale / weight).amax(1, keepdim=True).clamp_min(1e-300)
-    for _ in range(100):
+    for _ in range(60):
         level = (low + high) / 2
         z = (scale / level.clamp_min(1e-300) - weight).clamp(0.0, 1.0)
         over = torch.where(choice, z, 0.0).sum(1, keepdim=True) > room.unsqueeze(1)

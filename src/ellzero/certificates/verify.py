@@ -168,7 +168,7 @@ def verify(
     * gap: a lower bound on the global optimum is known (strongly convex objectives);
     * optimal: the bound reaches the value, by itself or through a proof.
 
-    The cost is a few gradients, at most s (n - s) restricted minimizations and up to 200 Newton
+    The cost is a few gradients, at most s (n - s) restricted minimizations and up to 100 Newton
     steps for the bound.
 
     References
