@@ -28,6 +28,7 @@ LEVELS = {
     "models": 6,
     "report": 6,
     "training": 6,
+    "nn": 6,
     "papers": 7,
     "cli": 7,
 }

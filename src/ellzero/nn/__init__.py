@@ -1,0 +1,7 @@
+"""Sparse networks: training any torch module under an exact budget."""
+
+from ellzero.nn import schedules
+from ellzero.nn.budgets import make_balls, prunable
+from ellzero.nn.optimizer import HardThresholding
+
+__all__ = ["HardThresholding", "make_balls", "prunable", "schedules"]
