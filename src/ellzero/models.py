@@ -202,7 +202,7 @@ def predict(model: SavedModel, X: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (n_samples,)
-        int64 codes of `class_names`, or values.
+        Codes (int64) of `class_names`, or values.
 
     Raises
     ------

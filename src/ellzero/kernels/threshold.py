@@ -138,7 +138,7 @@ def histogram(bits: Any, low: Any, sign: Any, shift: int, prefix: int, counts: A
 
     Parameters
     ----------
-    bits, low, sign
+    bits, low, sign : as in `scan`
         As for `scan`.
     shift : int
         Bits below the digit.
@@ -164,7 +164,7 @@ def count_ties(bits: Any, low: Any, sign: Any, target: Any, incumbents: Any) -> 
 
     Parameters
     ----------
-    bits, low, sign
+    bits, low, sign : as in `scan`
         As for `scan`.
     target : integer of the type of `bits`
         The key.
@@ -203,7 +203,7 @@ def fill(
 
     Parameters
     ----------
-    bits, low, sign, target, incumbents
+    bits, low, sign, target, incumbents : as in `count_ties`
         As for `count_ties`.
     take_held, take_others : int
         Ties to take among incumbents and elsewhere, in order of position.

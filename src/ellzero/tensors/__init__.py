@@ -1,0 +1,1 @@
+"""Arithmetic on named tensors, supports, exact selection."""

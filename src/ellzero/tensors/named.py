@@ -282,7 +282,8 @@ def to_double(a: Params) -> Params:
 
 def take_rows(state: T, index: Tensor) -> T:
     """Return a dataclass of batches and per-row tensors with only the rows of `index`."""
-    assert is_dataclass(state) and not isinstance(state, type)
+    assert is_dataclass(state)
+    assert not isinstance(state, type)
     changes = {
         f.name: (take(v, index) if isinstance(v, Batch) else v[index])
         for f in fields(state)
@@ -293,7 +294,8 @@ def take_rows(state: T, index: Tensor) -> T:
 
 def put_rows(state: T, index: Tensor, rows: T) -> T:
     """Return `state` with the rows of `index` replaced by those of `rows`."""
-    assert is_dataclass(state) and not isinstance(state, type)
+    assert is_dataclass(state)
+    assert not isinstance(state, type)
     changes: dict[str, Any] = {}
     for f in fields(state):
         old, new = getattr(state, f.name), getattr(rows, f.name)
