@@ -229,7 +229,10 @@ def test_markdown_tables_are_well_formed(name):
 
 def test_markdown_holds_the_numbers():
     text = to_markdown(samples.iris())
-    assert "| **5** | 0.3082 | 0.1714 | 95.8% | 96.7% | 0.3082 | 8.1e-07 | optimal |" in text
+    assert (
+        "| **5** | 0.3082 | 0.1714 | 95.8% | 96.7% | 4.0% | 4.280 | 0.3082 | 8.1e-07 | optimal |"
+        in text
+    )
     assert "- [x] optimal: proven globally optimal" in text
     assert "ellzero train iris --n-nonzero 1:15" in text
 
@@ -259,7 +262,7 @@ def test_terminal_fits_80_columns():
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if line.endswith(("optimal    ", "optimal", "within a gap"))]
-    assert len([r for r in lines if re.match(r">?\s+\d+\s+0\.\d", r)]) == 15
+    assert len([r for r in lines if re.match(r">?\s+\d+\s+0\.\d+\s+\S+\s+[\d.]+%", r)]) == 15
     assert rows
     assert "…" not in text
     assert re.search(r"^> +5 +0.3082 +0.1714 +95.8% +96.7% +8.1e-07 +optimal", text, re.MULTILINE)

@@ -54,7 +54,7 @@ class DenseSummary(TypedDict, total=False):
 
 
 class PathRow(TypedDict, total=False):
-    """One budget; `epsilon` and `gap` are relative, `claim` is a key of `CLAIMS`."""
+    """One budget; `epsilon` is absolute, `gap` relative, `claim` is a key of `CLAIMS`."""
 
     n_nonzero: int
     value: Number

@@ -30,6 +30,7 @@ from ellzero.report.words import (
     finite,
     number,
     percent,
+    whole,
     yes_no,
 )
 
@@ -134,6 +135,8 @@ def path_table(rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Ta
             ("epsilon", "Epsilon", number, "number"),
             ("accuracy_train", "Train", percent, "number"),
             ("accuracy_test", "Test", percent, "number"),
+            ("hit_rate", "Hits", percent, "number"),
+            ("largest_stable_step", "Stable to", number, "number"),
             ("lower_bound", "Bound", number, "number"),
             ("gap", "Gap", lambda v: number(v, 2), "number"),
             ("claim", "Proven", _claim, "text"),
@@ -142,7 +145,10 @@ def path_table(rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Ta
     chosen = frozenset(i for i, r in enumerate(rows) if r.get("selected"))
     note = ""
     if any(r.get("epsilon") is not None for r in rows):
-        note = "Epsilon is the relative distance of the loss to the dense loss."
+        note = (
+            "Epsilon: loss minus dense loss. Hits: share of starts that end at the best loss. "
+            "Stable to: largest step size at which hard thresholding keeps the point."
+        )
     return Table("Every budget", columns, cells, note, chosen, folded)
 
 
@@ -152,18 +158,16 @@ def _run_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         [
             ("n_nonzero", "Nonzeros", number, "number"),
             ("n_starts", "Starts", number, "number"),
-            ("hit_rate", "Hit rate", percent, "number"),
             ("median_value", "Median loss", number, "number"),
             ("worst_value", "Worst loss", number, "number"),
             ("stable", "Stable", yes_no, "text"),
-            ("largest_stable_step", "Largest stable step", number, "number"),
-            ("swap_level", "Swap level", number, "number"),
+            ("swap_level", "No exchange helps", yes_no, "text"),
             ("status", "Status", clean, "text"),
             ("seconds", "Seconds", number, "number"),
         ],
     )
     chosen = frozenset(i for i, r in enumerate(rows) if r.get("selected"))
-    note = "Hit rate: share of starts that end at the best loss found."
+    note = "Stable: under hard thresholding at one over the smoothness constant."
     return Table("Starts and stability", columns, cells, note, chosen, folded=True)
 
 
@@ -351,9 +355,9 @@ def _certificate(summary: Summary) -> list[Block]:
         rows = tuple(
             (
                 clean(c.get("name", "")),
-                number(c.get("value")),
+                number(whole(c.get("value"))),
                 "≤",
-                number(c.get("bound")),
+                number(whole(c.get("bound"))),
                 passed(c.get("passed")),
                 _claim(c.get("claim")),
             )
@@ -541,7 +545,7 @@ def _spread(title: str, steps: Sequence[Any], runs: Sequence[Sequence[Any]]) -> 
     return Table(title, heads, tuple(rows), folded=True)
 
 
-def _cells(table: Mapping[str, Any]) -> Table:
+def data_table(table: Mapping[str, Any]) -> Table:
     """Return a table of the summary; booleans are marks, numbers go right."""
     decimals = table.get("decimals")
     heads = [clean(c) for c in table.get("columns") or []]
@@ -549,27 +553,29 @@ def _cells(table: Mapping[str, Any]) -> Table:
     columns = []
     for j, head in enumerate(heads):
         column = [r[j] if j < len(r) else None for r in raw]
-        if any(isinstance(v, bool) for v in column):
+        if column and all(v is None or isinstance(v, bool) for v in column):
             columns.append(Column(head, "mark"))
         elif all(v is None or isinstance(v, int | float) for v in column):
             columns.append(Column(head))
         else:
             columns.append(Column(head, "text"))
 
-    def show(value: Any) -> str:
+    def show(value: Any, column: Column) -> str:
         if isinstance(value, bool):
-            return "✓ ok" if value else "✗ differs"
+            return ("✓ ok" if value else "✗ differs") if column.kind == "mark" else yes_no(value)
         if isinstance(value, float) and decimals is not None:
             return DASH if finite(value) is None else f"{value:.{decimals}f}"
         return exact(value, 6) if isinstance(value, int | float) else anything(value)
 
-    rows = tuple(tuple(show(r[j]) if j < len(r) else DASH for j in range(len(heads))) for r in raw)
+    rows = tuple(
+        tuple(show(r[j], c) if j < len(r) else DASH for j, c in enumerate(columns)) for r in raw
+    )
     return Table(clean(table.get("title", "")), tuple(columns), rows, clean(table.get("note", "")))
 
 
 def _reference(summary: Summary) -> list[Block]:
     reference = summary.get("reference")
-    return [_cells(reference)] if reference else []
+    return [data_table(reference)] if reference else []
 
 
 def _more(summary: Summary) -> list[Block]:
@@ -582,7 +588,7 @@ def _more(summary: Summary) -> list[Block]:
                 f"Known figures: {', '.join(sorted(figures.KINDS))}.",
             )
         blocks.append(figures.KINDS[kind](**figure.get("options", {})))
-    blocks.extend(_cells(t) for t in summary.get("tables") or [])
+    blocks.extend(data_table(t) for t in summary.get("tables") or [])
     return blocks
 
 

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ellzero.report.schema import check
-from ellzero.report.sections import headline, passed, path_table, proven, support_entries
-from ellzero.report.words import clean, counted, number, percent
+from ellzero.report.sections import (
+    data_table,
+    headline,
+    passed,
+    path_table,
+    proven,
+    support_entries,
+)
+from ellzero.report.words import clean, counted, number, percent, whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,6 +113,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         console.print(table)
         if len(entries) > MAX_ENTRIES:
             console.print(f"and {len(entries) - MAX_ENTRIES} more", style="dim", highlight=False)
+    for given in [summary.get("reference"), *(summary.get("tables") or [])]:
+        if given:
+            _print_data(given, console)
     if summary.get("certificate"):
         _print_certificate(summary["certificate"], console)
 
@@ -120,8 +130,9 @@ def _print_path(
     table = _table()
     if view.highlighted:
         table.add_column("", no_wrap=True)
-    # On 80 columns the bound gives way: the gap tells the same.
-    kept = [j for j, c in enumerate(view.columns) if c.label != "Bound" or console.width >= 100]
+    # On 80 columns these give way: the gap and the claim tell nearly the same.
+    wide = {"Bound", "Stable to", "Hits"} if console.width < 100 else set()
+    kept = [j for j, c in enumerate(view.columns) if c.label not in wide]
     for j in kept:
         column = view.columns[j]
         table.add_column(
@@ -143,6 +154,29 @@ def _print_path(
             if dense.get(f"accuracy_{key}") is not None
         )
         console.print(Text(f"dense: {', '.join(parts)}", style="dim"))
+    estimates = [
+        f"{number(e.get('value'))} ({clean(e.get('method', ''))}, {clean(e.get('kind', ''))})"
+        for e in summary.get("smoothness") or []
+    ]
+    if estimates:
+        console.print(Text(f"L_2s of the chosen model: {'; '.join(estimates)}", style="dim"))
+
+
+def _print_data(given: Mapping[str, Any], console: Console) -> None:
+    """Print a table of figures, such as those of a paper beside ours."""
+    from rich.text import Text
+
+    view = data_table(given)
+    console.print()
+    table = _table(view.caption)
+    for column in view.columns:
+        right = column.kind == "number"
+        table.add_column(Text(column.label), justify="right" if right else "left", overflow="fold")
+    for row in view.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    if view.note:
+        console.print(Text(view.note, style="dim"))
 
 
 def _print_certificate(certificate: Mapping[str, Any], console: Console) -> None:
@@ -162,9 +196,9 @@ def _print_certificate(certificate: Mapping[str, Any], console: Console) -> None
             good = bool(c.get("passed"))
             table.add_row(
                 Text(clean(c.get("name", ""))),
-                number(c.get("value")),
+                number(whole(c.get("value"))),
                 "<=",
-                number(c.get("bound")),
+                number(whole(c.get("bound"))),
                 Text(passed(c.get("passed")), style="green" if good else "red"),
             )
         console.print(table)

@@ -47,6 +47,19 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{x:#.{digits}g}".rstrip(".")
 
 
+def whole(value: Any) -> Any:
+    """Return a float without a fraction as an int, so that counts are shown as counts.
+
+    Examples
+    --------
+    >>> [whole(v) for v in (5.0, 0.5, None)]
+    [5, 0.5, None]
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value
+
+
 def exact(value: Any, digits: int = 12) -> str:
     """Return a number as it was given, for settings; a dash for None and NaN.
 
