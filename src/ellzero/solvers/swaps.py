@@ -28,6 +28,8 @@ from ellzero.validation import check_integer, check_real
 ROUND = 8
 # Entries above which the dense Hessian that prices the exchanges is out of reach.
 ENTRY_LIMIT = 4000
+# Prices held at once.
+PRICES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,15 @@ class SearchState(SolverState):
         Exchanges of this support that were tried without success.
     code : Tensor of shape (size,), int64
         Code of the status found; 0 while running.
+    order : Tensor of shape (size, m), int64
+        Exchanges of this support in the order of their price, as ``leaves * n + enters``; -1 past
+        the last one. Unset while `offset` is 0.
     """
 
     masks: Batch
     offset: Tensor
     code: Tensor
+    order: Tensor
 
 
 def fill_support(problem: Problem, params: Batch) -> Masks:
@@ -137,11 +143,14 @@ class LocalSearch(AbstractSolver[SearchState]):
         Largest number of steps of the starter.
     tol : float, default=1e-9
         An exchange must lower the value by more than `tol` times its magnitude.
+    tries : int or None, default=None
+        Exchanges of one support that are minimized, in the order of their price, before its
+        search is given up with status MAX_ITER; None means all.
 
     Raises
     ------
     InvalidParameterError
-        If `starter_iter` or `tol` is negative.
+        If `starter_iter` or `tol` is negative, or `tries` is below 1.
 
     See Also
     --------
@@ -173,10 +182,13 @@ class LocalSearch(AbstractSolver[SearchState]):
     starter: AbstractSolver = field(default_factory=IHT)  # type: ignore[type-arg]
     starter_iter: int = 100
     tol: float = 1e-9
+    tries: int | None = None
 
     def __post_init__(self) -> None:
         check_integer("starter_iter", self.starter_iter, 0)
         check_real("tol", self.tol, 0.0)
+        if self.tries is not None:
+            check_integer("tries", self.tries, 1)
 
     @override
     def refusal(self, problem: Problem) -> str | None:
@@ -205,7 +217,12 @@ class LocalSearch(AbstractSolver[SearchState]):
         zero = torch.zeros_like(run.codes)
         # An interrupt of the starter ends the search as well.
         interrupted = run.codes == Status.INTERRUPTED.code
-        return SearchState(point, value, masks, zero, torch.where(interrupted, run.codes, zero))
+        code = torch.where(interrupted, run.codes, zero)
+        inside = named.flatten(masks)
+        size = inside.sum(1)
+        most = max(1, named.to_int((size * (inside.shape[1] - size)).max()))
+        most = most if self.tries is None else min(most, self.tries)
+        return SearchState(point, value, masks, zero, code, zero.unsqueeze(1).repeat(1, most))
 
     @override
     def step(self, problem: Problem, state: SearchState) -> SearchState:
@@ -222,16 +239,15 @@ class LocalSearch(AbstractSolver[SearchState]):
         assert isinstance(objective, AbstractSmoothObjective)
         assert constraint is not None
         counted = supports.covered(constraint.names, state.params)
-        prices = exchange_prices(objective, state.params, state.masks, counted).flatten(1)
-        rows, n = prices.shape[0], counted.shape[0]
-        ordered, order = prices.sort(dim=1)
+        rows, n = state.params.size, counted.shape[0]
+        order = self._order(objective, state, counted)
         exact = isinstance(objective, AbstractQuadraticObjective)
         window = 1 if exact else ROUND
         place = state.offset.unsqueeze(1) + torch.arange(window, device=order.device)
         inside = place < order.shape[1]
-        place = place.clamp_max(order.shape[1] - 1)
-        choice = order.gather(1, place)
-        possible = inside & torch.isfinite(ordered.gather(1, place))
+        choice = order.gather(1, place.clamp_max(order.shape[1] - 1))
+        possible = inside & (choice >= 0)
+        choice = choice.clamp_min(0)
         leaves, enters = choice // n, choice % n
         flat = named.flatten(state.masks)
         trial = flat.unsqueeze(1).repeat(1, window, 1)
@@ -251,10 +267,32 @@ class LocalSearch(AbstractSolver[SearchState]):
         new_masks = Batch(named.where(improved, named.take(masks, chosen), state.masks))
         value = torch.where(improved, best, state.value)
         offset = torch.where(improved, 0, state.offset + window)
-        tried = torch.isfinite(ordered).sum(1)
-        done = ~improved & ((offset >= tried) | exact)
-        code = done.to(torch.int64) * Status.CONVERGED.code
-        return SearchState(params, value, new_masks, offset, code)
+        listed = (order >= 0).sum(1)
+        done = ~improved & ((offset >= listed) | exact)
+        size = (flat & counted).sum(1)
+        cut = (size * (counted.sum() - size) > order.shape[1]) & (not exact)
+        ended = torch.where(cut, Status.MAX_ITER.code, Status.CONVERGED.code)
+        code = torch.where(done, ended, 0)
+        return SearchState(params, value, new_masks, offset, code, order)
+
+    def _order(
+        self, objective: AbstractSmoothObjective, state: SearchState, counted: Tensor
+    ) -> Tensor:
+        """Return the exchanges of every row in the order of their price; priced once each."""
+        fresh = (state.offset == 0).nonzero().squeeze(1)
+        order, n = state.order, counted.shape[0]
+        step = max(1, PRICES_AT_ONCE // n**2)
+        for first in range(0, fresh.shape[0], step):
+            rows = fresh[first : first + step]
+            part = named.take_rows(state, rows)
+            prices = exchange_prices(objective, part.params, part.masks, counted).flatten(1)
+            ordered, places = prices.sort(dim=1)
+            most = min(order.shape[1], places.shape[1])
+            places = torch.where(torch.isfinite(ordered), places, -1)[:, :most]
+            order = order.index_copy(
+                0, rows, torch.nn.functional.pad(places, (0, order.shape[1] - most), value=-1)
+            )
+        return order
 
     @override
     def terminate(self, problem: Problem, state: SearchState) -> Tensor:
