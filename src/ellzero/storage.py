@@ -138,7 +138,7 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
     Parameters
     ----------
     path : str or path
-        Folder that will hold the result. Missing parents are created, `path` itself is not.
+        Folder that will hold the result. Nothing is created.
     force : bool, default=False
         Whether an earlier result may be replaced. A folder that was not written by ellzero, or
         that holds the working directory, is never replaced.
@@ -175,9 +175,9 @@ def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:
                 f"The output folder '{path}' holds the working directory.",
                 "Choose a new folder inside it.",
             )
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # Only an attempt tells: permission bits say nothing about root or read-only mounts.
-        probe = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        base = next(parent for parent in folder.parents if parent.exists())
+        probe = base / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         probe.mkdir()
         probe.rmdir()
     except (OSError, ValueError) as error:
@@ -262,7 +262,7 @@ class OutputFolder:
                 "Go on with it by `--resume`, or pass `--force` to drop it.",
             )
         try:
-            self._partial.mkdir(exist_ok=True)
+            self._partial.mkdir(parents=True, exist_ok=True)
             self._take_lock()
             if not (self.resume and unfinished):
                 self._clear()
