@@ -19,15 +19,22 @@ from ellzero.core.problem import (
     Problem,
 )
 from ellzero.core.result import Certificate, Claim, Result, Status
-from ellzero.core.solver import SolverState, iterate
+from ellzero.core.solver import Callback, SolverState, iterate
 from ellzero.datasets import Split, Table, load_table, split
 from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
 from ellzero.models import SavedModel, load_model, predict, proof_tensors, read_proof
 from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Softmax
 from ellzero.sets import L0Ball
 from ellzero.smoothness import restricted_smoothness
-from ellzero.solvers import IHT, GraHTP
-from ellzero.solving import PathResult, solve_dense, solve_path
+from ellzero.solvers import IHT, GraHTP, LocalSearch, random_starts
+from ellzero.solving import (
+    PROOF_ENTRIES,
+    PROOF_SECONDS,
+    PathResult,
+    solve,
+    solve_dense,
+    solve_path,
+)
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named
 from ellzero.typing import Params
@@ -35,8 +42,21 @@ from ellzero.validation import check_integer, check_real
 
 # Up to this many parameters every budget is tried when none is asked for.
 EVERY_BUDGET = 20
-# Growth of the budget while the smallest good one is searched for.
-GROWTH = 1.5
+# Growth of the budget while the smallest good one is searched for: fine for small models.
+GROWTH, GROWTH_LARGE = 1.5, 2.0
+# Random starts for each budget by default: (largest number of parameters, starts).
+DEFAULT_STARTS = ((50, 100), (PROOF_ENTRIES, 20))
+DEFAULT_STARTS_LARGE = 8
+# Seconds for each budget by default, where no proof is searched for.
+SEARCH_SECONDS = 6.0
+NETWORK_SECONDS = 20.0
+# Points that the exchange search of larger models goes on with, and exchanges tried at each.
+SEARCHED_POINTS = 2
+SEARCH_TRIES = 32
+# Exchanges up to which those of larger models are certified.
+CERTIFIED_EXCHANGES = 10_000
+# Steps of the search for networks.
+NETWORK_STEPS = 20
 # Iterations of the demonstration run that the report draws.
 SHOWN_ITERATIONS = 300
 
@@ -65,8 +85,9 @@ class TrainSettings:
         Whether to look for the smallest good budget instead of trying all of them.
     ridge : float, default=0.01
         The lambda of (lambda/2)||theta||^2.
-    starts : int, default=100
-        Random starts for each budget.
+    starts : int or None, default=None
+        Random starts for each budget; None means 100 up to 50 parameters, 20 up to 64, 8 above,
+        and none for networks.
     seed : int, default=0
         Seed of the split, the starts and the initial weights of networks.
     test_size : float, default=0.2
@@ -74,7 +95,8 @@ class TrainSettings:
     device : str, default="cpu"
         Device of the training.
     time_limit : float or None, default=None
-        Seconds for each budget; None means 20 where a proof is searched for.
+        Seconds for each budget; None means 20 where a proof is searched for and for networks, 6
+        for other models.
 
     Raises
     ------
@@ -90,7 +112,7 @@ class TrainSettings:
     epsilon: float = 0.05
     search: bool = False
     ridge: float = 0.01
-    starts: int = 100
+    starts: int | None = None
     seed: int = 0
     test_size: float = 0.2
     device: str = "cpu"
@@ -103,7 +125,8 @@ class TrainSettings:
             check_integer("n_nonzero", budget, 1)
         check_real("epsilon", self.epsilon, 0.0)
         check_real("ridge", self.ridge, 0.0)
-        check_integer("starts", self.starts, 0)
+        if self.starts is not None:
+            check_integer("starts", self.starts, 0)
         check_integer("seed", self.seed, 0)
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0, open_low=True)
@@ -237,8 +260,8 @@ def build_experiment(settings: TrainSettings, table: Table | None = None) -> Exp
     else:
         objective = Softmax(X, y, ridge=settings.ridge, fit_intercept=True)
         kind = "linear-softmax"
-    experiment = Experiment(table, parts, objective, kind, settings)
-    n = experiment.n_parameters
+    n = named.size(objective.init_params())
+    experiment = Experiment(table, parts, objective, kind, _with_defaults(settings, n))
     for budget in settings.n_nonzero or ():
         check_integer(
             "n_nonzero",
@@ -249,6 +272,18 @@ def build_experiment(settings: TrainSettings, table: Table | None = None) -> Exp
             hint=f"Pass `--n-nonzero {n}` to keep every parameter.",
         )
     return experiment
+
+
+def _with_defaults(settings: TrainSettings, n_parameters: int) -> TrainSettings:
+    """Return the settings with what was left to the size of the model."""
+    starts, limit = settings.starts, settings.time_limit
+    if starts is None:
+        few = next((k for n, k in DEFAULT_STARTS if n_parameters <= n), DEFAULT_STARTS_LARGE)
+        starts = 0 if settings.hidden else few
+    if limit is None:
+        small = PROOF_SECONDS if n_parameters <= PROOF_ENTRIES else SEARCH_SECONDS
+        limit = NETWORK_SECONDS if settings.hidden else small
+    return replace(settings, starts=starts, time_limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,13 +428,19 @@ def _outcome(experiment: Experiment, result: Result, budget: int, dense: float) 
 
 
 def _solve_budget(
-    experiment: Experiment, budget: int, dense: Result, known: list[Outcome]
+    experiment: Experiment,
+    budget: int,
+    dense: Result,
+    known: list[Outcome],
+    callback: Callback | None,
 ) -> Result:
-    """Solve one budget; `known` are outcomes of other budgets, used as starts for networks."""
+    """Solve one budget; `known` are outcomes of other budgets, used as starts."""
     settings = experiment.settings
+    assert settings.starts is not None
     problem = experiment.problem(budget)
     generator = torch.Generator().manual_seed(settings.seed)
-    if isinstance(experiment.objective, AbstractSmoothObjective):
+    smooth = isinstance(experiment.objective, AbstractSmoothObjective)
+    if smooth and experiment.n_parameters <= PROOF_ENTRIES:
         path: PathResult = solve_path(
             problem,
             [budget],
@@ -408,22 +449,52 @@ def _solve_budget(
             generator=generator,
             dense=dense,
             warm=[o.params for o in known],
+            callback=callback,
         )
         return path[budget]
-    # From the dense network and from sparser and denser neighbors: single starts are a lottery.
+    # Sparser and denser neighbors: for networks single starts are a lottery.
     near = sorted(known, key=lambda o: abs(math.log(o.budget / budget)))[:2]
     points = [dense.params, *(o.params for o in near)]
-    path = solve_path(
+    ball = L0Ball(budget)
+    batch = named.concatenate([named.to_batch(ball.project(p)) for p in points])
+    if not smooth:
+        return solve(
+            problem,
+            GraHTP(),
+            batch,
+            max_iter=NETWORK_STEPS,
+            time_limit=settings.time_limit,
+            callback=callback,
+        )
+    if settings.starts:
+        drawn = random_starts(problem, settings.starts, generator=generator)
+        batch = named.concatenate([batch, drawn])
+    wide = iterate(problem, IHT(), batch, callback=callback)
+    best = wide.value.argsort()[:SEARCHED_POINTS]
+    result = solve(
         problem,
-        [budget],
-        GraHTP(),
-        starts=0,
-        max_iter=20,
+        LocalSearch(tries=SEARCH_TRIES),
+        named.take(wide.params, best),
         time_limit=settings.time_limit,
-        dense=dense,
-        warm=points,
+        callback=callback,
+        certify=False,
     )
-    return path[budget]
+    swaps = _swap_option(experiment, budget)
+    certificate = verify(problem, result.params, dense=dense.params, swaps=swaps)
+    measures: dict[str, Any] = {
+        "starts": batch.size,
+        "median_value": named.to_float(wide.value.median()),
+        "worst_value": named.to_float(wide.value.max()),
+    }
+    measures = {**result.measures, "hit_rate": None, **measures}
+    return replace(result, measures=measures, certificate=certificate)
+
+
+def _swap_option(experiment: Experiment, budget: int) -> str:
+    """Return whether exchanges are certified: beyond some thousands that takes minutes."""
+    n = experiment.n_parameters
+    few = n <= PROOF_ENTRIES or budget * (n - budget) <= CERTIFIED_EXCHANGES
+    return "auto" if few else "none"
 
 
 def _budget_plan(experiment: Experiment) -> tuple[int, ...] | None:
@@ -440,7 +511,8 @@ def _next_budget(outcomes: dict[int, Outcome], epsilon: float, n: int) -> int | 
     good = [b for b, o in outcomes.items() if o.row["epsilon"] <= epsilon]
     if not good:
         largest = max(outcomes, default=0)
-        return None if largest >= n else min(n, max(largest + 1, math.ceil(GROWTH * largest)))
+        growth = GROWTH if n <= PROOF_ENTRIES else GROWTH_LARGE
+        return None if largest >= n else min(n, max(largest + 1, math.ceil(growth * largest)))
     low = max((b for b in outcomes if b < min(good)), default=0)
     return (low + min(good)) // 2 if min(good) - low > 1 else None
 
@@ -483,6 +555,7 @@ def train(
     table: Table | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainRun:
     """Train models under one or several budgets and certify each.
 
@@ -496,6 +569,8 @@ def train(
         Where finished budgets are kept; those found there are not done again.
     progress : callable or None, default=None
         Called as ``progress(what, done, total)``; `total` is None while it is not known.
+    stop : callable or None, default=None
+        Asked between steps; True ends the run with what is there, as an interrupt does.
 
     Returns
     -------
@@ -524,6 +599,8 @@ def train(
     outcomes = _load_steps(checkpoint)
     tell("dense reference", 0, None)
     dense = solve_dense(Problem(experiment.objective))
+    if dense.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
     reference = {
         "value": dense.value,
         **_scores(experiment, dense.params),
@@ -533,6 +610,12 @@ def train(
     }
     plan = _budget_plan(experiment)
     interrupted = False
+    what, total = "", None if plan is None else len(plan)
+
+    def between(iteration: int, state: SolverState) -> bool:
+        tell(f"{what}, step {iteration}", len(outcomes), total)
+        return stop is not None and stop()
+
     while True:
         if plan is None:
             budget = _next_budget(outcomes, settings.epsilon, experiment.n_parameters)
@@ -540,10 +623,11 @@ def train(
             budget = next((b for b in plan if b not in outcomes), None)
         if budget is None:
             break
-        total = None if plan is None else len(plan)
-        tell(f"{budget} nonzeros", len(outcomes), total)
+        what = f"{budget} nonzeros"
+        tell(what, len(outcomes), total)
         try:
-            result = _solve_budget(experiment, budget, dense, list(outcomes.values()))
+            known = list(outcomes.values())
+            result = _solve_budget(experiment, budget, dense, known, between)
         except KeyboardInterrupt:
             if not outcomes:
                 raise
@@ -555,7 +639,7 @@ def train(
             interrupted = True
             break
         _save_step(checkpoint, outcomes[budget])
-        tell(f"{budget} nonzeros", len(outcomes), total)
+        tell(what, len(outcomes), total)
     ordered = tuple(outcomes[b] for b in sorted(outcomes))
     selected = _select(ordered, settings.epsilon)
     for outcome in ordered:
@@ -590,7 +674,7 @@ def smoothness_estimates(experiment: Experiment, outcome: Outcome) -> list[dict[
 
 
 def shown_run(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
-    """Run IHT once from the thresholded dense model and record supports and values."""
+    """Run IHT once from the first random start and record supports and values."""
     problem = experiment.problem(outcome.budget)
     iterations: list[int] = []
     masks: list[list[int]] = []
@@ -601,8 +685,9 @@ def shown_run(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
             iterations.append(iteration)
             masks.append(flat)
 
-    dense = solve_dense(problem).params
-    run = iterate(problem, IHT(), dense, max_iter=SHOWN_ITERATIONS, callback=record)
+    generator = torch.Generator().manual_seed(experiment.settings.seed)
+    start = random_starts(problem, 1, generator=generator)
+    run = iterate(problem, IHT(), start, max_iter=SHOWN_ITERATIONS, callback=record)
     trace = list(run.trace(0))
     return {
         "supports": {
@@ -803,7 +888,8 @@ def recertify(
     budget = (settings.n_nonzero or (model.n_nonzero,))[0]
     problem = experiment.problem(budget)
     try:
-        certificate = verify(problem, model.params, proof=model.proof)
+        swaps = _swap_option(experiment, budget)
+        certificate = verify(problem, model.params, proof=model.proof, swaps=swaps)
         value = named.to_float(problem.value(model.params))
     except (KeyError, RuntimeError) as error:
         raise IncompatibleError(
@@ -847,7 +933,7 @@ def _compare(
         slack = 1e-9 * abs(old) + 1e-12
         rows.append(
             (
-                "lower bound",
+                "proven lower bound",
                 f"{old:.10g}",
                 "none" if new is None else f"{new:.10g}",
                 new is not None and new >= old - slack,
