@@ -7,7 +7,9 @@ import json
 import math
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +29,6 @@ EXIT_CLAIM = 4
 app = typer.Typer(
     name="ellzero",
     help="Fit and train models with exactly as many nonzero parameters as asked for.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -41,14 +42,17 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Fit and train models with exactly as many nonzero parameters as asked for."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def parse_budgets(text: str | None) -> tuple[int, ...] | None:
@@ -143,14 +147,44 @@ def _progress(quiet: bool) -> Iterator[Progress | None]:
         yield tell
 
 
+class Interrupts:
+    """Ctrl-C: the first one is remembered, to end the run between two steps; the next raises."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Return whether the run should end."""
+        return self._asked
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Handle SIGINT."""
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        _say("Stopping after this step; Ctrl-C again stops at once.")
+
+
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C into a sentence and the exit code of a run that was stopped."""
+def _interruptible(folder: str | None = None) -> Iterator[Interrupts]:
+    """Turn Ctrl-C into a sentence and the exit code; gently where `folder` can be resumed."""
+    from pathlib import Path
+
+    interrupts = Interrupts()
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupts.handle) if folder and in_main else None
     try:
-        yield
+        yield interrupts
     except KeyboardInterrupt:
-        _say("Interrupted before the first result; nothing was written.")
+        if folder and Path(f"{folder}.partial", "checkpoint").is_dir():
+            _say("Interrupted: the budgets that were done are kept.")
+            _say(f"hint: Go on with `ellzero train --resume {shlex.quote(folder)}`.")
+        else:
+            _say("Interrupted before there was a result; no result was written.")
         raise typer.Exit(EXIT_STOPPED) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _command_line() -> str:
@@ -178,6 +212,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(help="iris, digits, breast_cancer, wine, or a CSV, TSV or Parquet file."),
@@ -197,11 +232,14 @@ def train(
         typer.Option(help="Find the smallest budget with a loss this close to the dense one."),
     ] = None,
     ridge: Annotated[float, typer.Option(help="The lambda of (lambda/2)||theta||^2.")] = 0.01,
-    starts: Annotated[int, typer.Option(help="Random starts for each budget.")] = 100,
+    starts: Annotated[
+        int | None,
+        typer.Option(help="Random starts for each budget; default 100, fewer for large models."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, starts and initial weights.")] = 0,
     test_size: Annotated[float, typer.Option(help="Share of the rows held out.")] = 0.2,
     time_limit: Annotated[
-        float | None, typer.Option(help="Seconds for each budget; default 20 for a proof.")
+        float | None, typer.Option(help="Seconds for each budget; default 6 to 20 by model.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     out: Annotated[
@@ -217,7 +255,7 @@ def train(
     from pathlib import Path
 
     from ellzero.report import print_summary, to_html
-    from ellzero.storage import OutputFolder, from_json
+    from ellzero.storage import OutputFolder, check_output
     from ellzero.training import TrainSettings, build_experiment, summarize
     from ellzero.training import train as run_training
 
@@ -243,18 +281,20 @@ def train(
         time_limit=time_limit,
     )
     if resume is not None:
-        stored = find_settings(Path(resume))
-        settings = TrainSettings.from_dict(from_json(stored.read_text(encoding="utf-8")))
+        settings = _resumed(settings, context, resume, out)
     folder = resume or out or str(Path("ellzero-out") / Path(settings.data).stem)
-    # Everything that can be wrong with the input shows before the output folder is touched.
+    # The output is looked at before any work, and the data before the output is touched.
+    check_output(folder, force=force or resume is not None)
     table = build_experiment(settings).table
     with (
-        _interruptible(),
+        _interruptible(folder) as interrupts,
         OutputFolder(folder, force=force, resume=resume is not None) as output,
     ):
-        checkpoint = output.checkpoint(settings.to_dict())
+        checkpoint = output.checkpoint({**settings.to_dict(), "fingerprint": table.fingerprint})
         with _progress(as_json) as tell:
-            run = run_training(settings, table=table, checkpoint=checkpoint, progress=tell)
+            run = run_training(
+                settings, table=table, checkpoint=checkpoint, progress=tell, stop=interrupts.asked
+            )
         summary = summarize(run, command=_command_line())
         _write_models(output, run)
         output.write("report.html", to_html(summary))
@@ -265,12 +305,56 @@ def train(
         _print_json(_finite({**summary, "out": folder}))
     else:
         print_summary(summary)
+        for line in summary["data"]["messages"]:
+            _say(f"note: {line}")
     _say(f"Model:  {Path(folder) / 'model.safetensors'}")
     _say(f"Report: {Path(folder) / 'report.html'}")
     if run.interrupted:
         _say("Interrupted: the best found so far was kept.")
         _say(f"hint: Go on with `ellzero train --resume {shlex.quote(folder)}`.")
         raise typer.Exit(EXIT_STOPPED)
+    if run.chosen.row["claim"] is None:
+        _say("The certificate of the chosen model does not hold.")
+        raise typer.Exit(EXIT_CLAIM)
+
+
+def _resumed(settings: Any, context: typer.Context, folder: str, out: str | None) -> Any:
+    """Return the settings of a run cut short; those that were given again have to be the same."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from ellzero.storage import from_json
+    from ellzero.training import TrainSettings
+
+    if out is not None and Path(out).resolve() != Path(folder).resolve():
+        raise InvalidParameterError(
+            f"`--out` must be the folder of `--resume`, '{folder}', got '{out}'.",
+            "Leave `--out` out: the run goes on in its own folder.",
+        )
+    path = find_settings(Path(folder))
+    try:
+        stored = from_json(path.read_text(encoding="utf-8"))
+        fields = {k: v for k, v in stored.items() if k != "fingerprint"}
+        before = TrainSettings.from_dict(fields)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InvalidParameterError(
+            f"The settings of the run in '{folder}' cannot be read.", "Start anew with `--force`."
+        ) from error
+    names = {"n_nonzero", "epsilon", *fields}
+    given = {
+        name: getattr(settings, name)
+        for name in names & set(context.params)
+        if (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    }
+    for name in sorted(given):
+        if given[name] != getattr(before, name):
+            raise InvalidParameterError(
+                f"The run in '{folder}' was made with `{name}={getattr(before, name)!r}`, "
+                f"got `{given[name]!r}`.",
+                "Leave the option out, or start anew in another folder.",
+            )
+    return replace(before, **given)
 
 
 def find_settings(folder: Any) -> Any:
@@ -388,7 +472,7 @@ def main() -> None:
     """Run the command line; the entry point of the `ellzero` script."""
     debug = bool(os.environ.get("ELLZERO_DEBUG"))
     try:
-        app()
+        code = app(prog_name="ellzero", standalone_mode=False)
     except EllzeroError as error:
         if debug:
             raise
@@ -396,9 +480,23 @@ def main() -> None:
         if error.hint:
             _say(f"hint: {error.hint}")
         sys.exit(EXIT_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("Interrupted before there was a result; no result was written.")
+        sys.exit(EXIT_STOPPED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BUG)
+    except Exception as error:
+        # Wrong usage, as the parser of the command line says it.
+        message = getattr(error, "format_message", None)
+        if message is None or debug:
+            raise
+        context = getattr(error, "ctx", None)
+        command = "ellzero" if context is None else context.command_path
+        _say(f"error: {message()}")
+        _say(f"hint: `{command} --help` lists what there is.")
+        sys.exit(EXIT_INPUT)
+    sys.exit(code or 0)
 
 
 if __name__ == "__main__":
