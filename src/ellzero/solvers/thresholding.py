@@ -16,7 +16,7 @@ from ellzero.core.problem import (
     Problem,
 )
 from ellzero.core.result import Status
-from ellzero.core.solver import AbstractSolver, SolverState
+from ellzero.core.solver import AbstractSolver, SolverState, rounding
 from ellzero.solvers.steps import (
     certified_step_size,
     initial_step_size,
@@ -222,8 +222,12 @@ class IHT(AbstractSolver[ThresholdingState]):
             params = _threshold(problem, point, state.params)
             value, grad = problem.objective.value_and_grad(params)
             return _finish(state, params, value, grad, state.step_size)
-        # Growing first lets the step recover from a bend that it met once.
-        params, value, step, stuck = _backtrack(problem, state, state.step_size * 1.5)
+        # Growing first lets the step recover from a bend that it met once. After a move that the
+        # value cannot resolve, the model would hold for any step: it stays.
+        move = named.norm_squared(named.sub(state.params, state.previous))
+        seen = move / (2 * state.step_size) > 1e3 * rounding(state.value)
+        growth = torch.where(seen, 1.5, 1.0).to(state.step_size.dtype)
+        params, value, step, stuck = _backtrack(problem, state, state.step_size * growth)
         value, grad = problem.objective.value_and_grad(params)
         out = _finish(state, params, value, grad, step)
         return ThresholdingState(
