@@ -35,6 +35,7 @@ LEVELS = {
 # Same level, allowed: training builds on saved models; the command line lists the experiments.
 SIDEWAYS = {
     ("training", "models"),
+    ("training", "nn"),
     ("cli", "papers"),
     ("solvers", "sets"),
     ("tensors", "kernels"),

@@ -224,6 +224,9 @@ def train(
     hidden: Annotated[
         str, typer.Option(help="Sizes of hidden layers, such as 300,100; 0: one linear layer.")
     ] = "0",
+    activation: Annotated[
+        str, typer.Option(help="gelu, tanh, softplus, sigmoid or relu, between hidden layers.")
+    ] = "gelu",
     n_nonzero: Annotated[
         str | None, typer.Option(help="Budget: 5, a path 1:15, or a list 1,2,8.")
     ] = None,
@@ -270,6 +273,7 @@ def train(
         target=target,
         task=task,
         hidden=parse_hidden(hidden),
+        activation=activation,
         n_nonzero=budgets,
         epsilon=0.05 if epsilon is None else epsilon,
         search=epsilon is not None,

@@ -23,10 +23,11 @@ from ellzero.core.solver import Callback, SolverState, iterate
 from ellzero.datasets import Split, Table, load_table, split
 from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
 from ellzero.models import SavedModel, load_model, predict, proof_tensors, read_proof
+from ellzero.nn import HardThresholding, schedules
 from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Softmax
 from ellzero.sets import L0Ball
 from ellzero.smoothness import restricted_smoothness
-from ellzero.solvers import IHT, GraHTP, LocalSearch, random_starts
+from ellzero.solvers import IHT, LocalSearch, random_starts, refit
 from ellzero.solving import (
     PROOF_ENTRIES,
     PROOF_SECONDS,
@@ -38,7 +39,7 @@ from ellzero.solving import (
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named
 from ellzero.typing import Params
-from ellzero.validation import check_integer, check_real
+from ellzero.validation import check_choice, check_integer, check_real
 
 # Up to this many parameters every budget is tried when none is asked for.
 EVERY_BUDGET = 20
@@ -55,12 +56,34 @@ SEARCHED_POINTS = 2
 SEARCH_TRIES = 32
 # Exchanges up to which those of larger models are certified.
 CERTIFIED_EXCHANGES = 10_000
-# Steps of the search for networks.
-NETWORK_STEPS = 20
+# Polish of networks: steps and rounds of hard thresholding, iterations of each refit.
+NETWORK_STEPS = 300
+NETWORK_ROUNDS = 5
+NETWORK_REFIT = 1000
+NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
 # Iterations of the demonstration run that the report draws.
 SHOWN_ITERATIONS = 300
 
+# Training of networks, before the polish; the rate is Adam's.
+NETWORK_EPOCHS = 60
+NETWORK_BATCH = 64
+NETWORK_LR = 4e-3
+# Densities tried for networks when no budget is asked for.
+NETWORK_DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+# Relative width of the bracket at which the search for the smallest good budget ends.
+NETWORK_BRACKET = 0.1
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+}
+
 Progress = Callable[[str, int, int | None], None]
+# Called with a step number between steps; True ends the work.
+Between = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +100,9 @@ class TrainSettings:
         What the target is; None means as the data says.
     hidden : tuple of int, default=()
         Sizes of the hidden layers; empty means one linear layer.
+    activation : {"gelu", "tanh", "softplus", "sigmoid", "relu"}, default="gelu"
+        Between the layers. Smooth ones let a network be certified stationary; the kinks of "relu"
+        mostly prevent that.
     n_nonzero : tuple of int or None, default=None
         Budgets; None means every budget for small models, else a search with `epsilon`.
     epsilon : float, default=0.05
@@ -108,6 +134,7 @@ class TrainSettings:
     target: str | None = None
     task: str | None = None
     hidden: tuple[int, ...] = ()
+    activation: str = "gelu"
     n_nonzero: tuple[int, ...] | None = None
     epsilon: float = 0.05
     search: bool = False
@@ -121,6 +148,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for size in self.hidden:
             check_integer("hidden", size, 1)
+        check_choice("activation", self.activation, ACTIVATIONS)
         for budget in self.n_nonzero or ():
             check_integer("n_nonzero", budget, 1)
         check_real("epsilon", self.epsilon, 0.0)
@@ -204,13 +232,13 @@ class Experiment:
         return Problem(self.objective, L0Ball(budget))
 
 
-def build_network(n_inputs: int, hidden: Iterable[int], n_outputs: int, seed: int) -> nn.Module:
-    """Return a fully connected ReLU network in float64 with seeded weights."""
+def build_network(settings: TrainSettings, n_inputs: int, n_outputs: int) -> nn.Module:
+    """Return a fully connected network in float64 with seeded weights."""
     layers: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for size in hidden:
-            layers += [nn.Linear(n_inputs, size), nn.ReLU()]
+        torch.manual_seed(settings.seed)
+        for size in settings.hidden:
+            layers += [nn.Linear(n_inputs, size), ACTIVATIONS[settings.activation]()]
             n_inputs = size
         layers.append(nn.Linear(n_inputs, n_outputs))
     return nn.Sequential(*layers).double().eval()
@@ -248,10 +276,10 @@ def build_experiment(settings: TrainSettings, table: Table | None = None) -> Exp
     n_classes = len(table.class_names or ())
     objective: AbstractObjective
     if settings.hidden:
-        n_outputs = n_classes if table.task == "classification" else 1
-        model = build_network(X.shape[1], settings.hidden, n_outputs, settings.seed).to(device)
+        model = build_network(settings, X.shape[1], max(n_classes, 1))
         loss = nn.functional.cross_entropy if n_classes else _squeezed_mse
-        objective, kind = ModuleLoss(model, loss, X, y, ridge=settings.ridge), "module-mlp"
+        objective = ModuleLoss(model.to(device), loss, X, y, ridge=settings.ridge)
+        kind = "module-mlp"
     elif table.task == "regression":
         objective = LeastSquares(X, y, ridge=settings.ridge, fit_intercept=True)
         kind = "least-squares"
@@ -355,7 +383,7 @@ def saved_model(experiment: Experiment, outcome: Outcome) -> SavedModel:
         feature_names=table.feature_names,
         class_names=table.class_names,
         target_name=table.target_name,
-        architecture={"hidden": list(settings.hidden), "activation": "relu"},
+        architecture={"hidden": list(settings.hidden), "activation": settings.activation},
         settings=stored,
         data={
             "name": table.name,
@@ -432,10 +460,14 @@ def _solve_budget(
     budget: int,
     dense: Result,
     known: list[Outcome],
-    callback: Callback | None,
+    between: Between,
 ) -> Result:
     """Solve one budget; `known` are outcomes of other budgets, used as starts."""
     settings = experiment.settings
+
+    def callback(iteration: int, state: SolverState) -> bool:
+        return between(iteration)
+
     assert settings.starts is not None
     problem = experiment.problem(budget)
     generator = torch.Generator().manual_seed(settings.seed)
@@ -452,20 +484,13 @@ def _solve_budget(
             callback=callback,
         )
         return path[budget]
-    # Sparser and denser neighbors: for networks single starts are a lottery.
+    if not smooth:
+        point = _polish(problem, _train_network(experiment, budget, between), callback)
+        return solve(problem, NETWORK_SOLVER, point, max_iter=NETWORK_STEPS, callback=callback)
     near = sorted(known, key=lambda o: abs(math.log(o.budget / budget)))[:2]
     points = [dense.params, *(o.params for o in near)]
     ball = L0Ball(budget)
     batch = named.concatenate([named.to_batch(ball.project(p)) for p in points])
-    if not smooth:
-        return solve(
-            problem,
-            GraHTP(),
-            batch,
-            max_iter=NETWORK_STEPS,
-            time_limit=settings.time_limit,
-            callback=callback,
-        )
     if settings.starts:
         drawn = random_starts(problem, settings.starts, generator=generator)
         batch = named.concatenate([batch, drawn])
@@ -490,6 +515,50 @@ def _solve_budget(
     return replace(result, measures=measures, certificate=certificate)
 
 
+def _train_network(experiment: Experiment, budget: int, between: Between) -> Params:
+    """Train a network with a budget that falls to the one asked for; biases count too."""
+    settings, parts = experiment.settings, experiment.parts
+    n_classes = len(experiment.table.class_names or ())
+    loss_fn = nn.functional.cross_entropy if n_classes else _squeezed_mse
+    X, y = (t.to(settings.device) for t in (parts.X_train, parts.y_train))
+    model = build_network(settings, X.shape[1], max(n_classes, 1)).to(X)
+    base = torch.optim.Adam(model.parameters(), lr=NETWORK_LR)
+    n_batches = math.ceil(parts.n_train / NETWORK_BATCH)
+    total = NETWORK_EPOCHS * n_batches
+    names = [name for name, _ in model.named_parameters()]
+    schedule = schedules.ramp(start=0.0, end=0.5, total_steps=total)
+    optimizer = HardThresholding(base, model, budget, names=names, schedule=schedule, floor=0.0)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for epoch in range(NETWORK_EPOCHS):
+        order = torch.randperm(parts.n_train, generator=generator).to(X.device)
+        for rows in torch.split(order, NETWORK_BATCH):
+            loss = loss_fn(model(X[rows]), y[rows])
+            for parameter in model.parameters():
+                loss = loss + 0.5 * settings.ridge * parameter.square().sum()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            decay.step()
+        if between(epoch):
+            break
+    trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return L0Ball(budget).project(trained)
+
+
+def _polish(problem: Problem, point: Params, callback: Callback) -> Params:
+    """Alternate hard thresholding and minimization on the support until the support stays."""
+    batch = named.to_batch(point)
+    for _ in range(NETWORK_ROUNDS):
+        run = iterate(problem, NETWORK_SOLVER, batch, max_iter=NETWORK_STEPS, callback=callback)
+        before, masks = named.nonzero_masks(batch), named.nonzero_masks(run.params)
+        batch = refit(problem.objective, masks, run.params, max_iter=NETWORK_REFIT)
+        same = all(torch.equal(masks[n], m) for n, m in before.items())
+        if same or run.status(0) is Status.INTERRUPTED:
+            break
+    return named.row(batch, 0)
+
+
 def _swap_option(experiment: Experiment, budget: int) -> str:
     """Return whether exchanges are certified: beyond some thousands that takes minutes."""
     n = experiment.n_parameters
@@ -501,20 +570,30 @@ def _budget_plan(experiment: Experiment) -> tuple[int, ...] | None:
     """Return the budgets to do, or None when the smallest good one is to be searched for."""
     if experiment.settings.n_nonzero is not None:
         return tuple(sorted(set(experiment.settings.n_nonzero)))
-    n = experiment.n_parameters
-    every = n <= EVERY_BUDGET and not experiment.settings.search
-    return tuple(range(1, n + 1)) if every else None
+    n, settings = experiment.n_parameters, experiment.settings
+    if settings.search:
+        return None
+    if n <= EVERY_BUDGET:
+        return tuple(range(1, n + 1))
+    if settings.hidden:
+        return tuple(sorted({max(1, round(d * n)) for d in NETWORK_DENSITIES}))
+    return None
 
 
-def _next_budget(outcomes: dict[int, Outcome], epsilon: float, n: int) -> int | None:
+def _next_budget(outcomes: dict[int, Outcome], experiment: Experiment) -> int | None:
     """Return the next budget of the search for the smallest good one; None when found."""
+    epsilon, n = experiment.settings.epsilon, experiment.n_parameters
+    network = bool(experiment.settings.hidden)
+    if network and not outcomes:
+        return max(1, n // 100)
     good = [b for b, o in outcomes.items() if o.row["epsilon"] <= epsilon]
     if not good:
         largest = max(outcomes, default=0)
         growth = GROWTH if n <= PROOF_ENTRIES else GROWTH_LARGE
         return None if largest >= n else min(n, max(largest + 1, math.ceil(growth * largest)))
     low = max((b for b in outcomes if b < min(good)), default=0)
-    return (low + min(good)) // 2 if min(good) - low > 1 else None
+    width = NETWORK_BRACKET * min(good) if network else 1
+    return (low + min(good)) // 2 if min(good) - low > max(width, 1) else None
 
 
 def _select(outcomes: Iterable[Outcome], epsilon: float) -> int:
@@ -612,13 +691,13 @@ def train(
     interrupted = False
     what, total = "", None if plan is None else len(plan)
 
-    def between(iteration: int, state: SolverState) -> bool:
+    def between(iteration: int) -> bool:
         tell(f"{what}, step {iteration}", len(outcomes), total)
         return stop is not None and stop()
 
     while True:
         if plan is None:
-            budget = _next_budget(outcomes, settings.epsilon, experiment.n_parameters)
+            budget = _next_budget(outcomes, experiment)
         else:
             budget = next((b for b in plan if b not in outcomes), None)
         if budget is None:
