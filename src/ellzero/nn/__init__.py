@@ -2,6 +2,6 @@
 
 from ellzero.nn import schedules
 from ellzero.nn.budgets import make_balls, prunable
-from ellzero.nn.optimizer import HardThresholding
+from ellzero.nn.optimizer import HardThresholding, freeze_support
 
-__all__ = ["HardThresholding", "make_balls", "prunable", "schedules"]
+__all__ = ["HardThresholding", "freeze_support", "make_balls", "prunable", "schedules"]

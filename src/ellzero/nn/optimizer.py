@@ -9,33 +9,43 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError, InvalidParameterError, NonFiniteError
-from ellzero.nn.budgets import Budget, make_balls
+from ellzero.nn.budgets import Budget, make_balls, prunable
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.sets import L0Ball
-from ellzero.tensors import named
+from ellzero.tensors import named, thresholded
 from ellzero.validation import check_choice, check_integer, check_real
 
 log = logging.getLogger("ellzero")
 
 RECIPES = ("lazy", "iht", "acdc")
-# A kept entry never becomes smaller than this share of its latent value, so that it is counted.
-LEAST_SHARE = 2.0**-10
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One counted tensor: the parameter, its latent values, its support."""
+    """One counted tensor; of a sharded one, the part that this process holds.
+
+    `shown` shares the memory of the parameter. `latent` is the same tensor where the recipe has
+    no latent values.
+    """
 
     name: str
     param: nn.Parameter
     latent: Tensor
+    shown: Tensor
     mask: Tensor
-    index: Tensor
-    threshold: Tensor
+    index: Tensor | None = None
+    level: float = 0.0
+    drift: float = 0.0
+    version: int = 0
+
+    def share(self, part: Tensor) -> Tensor:
+        """Return a local tensor as one sharded like the parameter."""
+        return thresholded.share_like(part, self.param)
 
 
 class HardThresholding(torch.optim.Optimizer):
@@ -91,7 +101,8 @@ class HardThresholding(torch.optim.Optimizer):
     -----
     Memory: one copy of the counted tensors and one byte an entry more than the optimizer alone.
     A step costs one pass over the counted entries for each choice of the support and work
-    proportional to the support otherwise. A step with a gradient that is not finite is skipped,
+    proportional to the support otherwise, and one pass over the gradients. On the CPU the step
+    runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is skipped,
     counted in `n_skipped` and logged. Ties keep the entries of the present support, then the
     first positions.
 
@@ -164,23 +175,19 @@ class HardThresholding(torch.optim.Optimizer):
         self.n_steps = 0
         self.n_skipped = 0
         self.is_finalized = False
-        self._warned_floor = False
+        self._said: set[str] = set()
+        self._in_force: tuple[int, ...] = ()
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
-        self._slots = {
-            name: _Slot(
-                name,
-                params[name],
-                params[name].detach().clone(memory_format=torch.preserve_format),
-                torch.zeros_like(params[name], dtype=torch.bool),
-                torch.empty(0, dtype=torch.int64),
-                torch.zeros(()),
-            )
-            for name in counted
-        }
+        self._slots: dict[str, _Slot] = {}
+        for name in counted:
+            shown = thresholded.local(params[name])
+            latent = shown.clone() if recipe == "lazy" else shown
+            mask = torch.zeros_like(shown, dtype=torch.bool)
+            self._slots[name] = _Slot(name, params[name], latent, shown, mask)
+        self._sizes = tuple(sum(params[n].numel() for n in s.names or ()) for s in self.sets)
         self._choose()
-        self._show()
 
     def _share(self) -> None:
         self.param_groups = self.optimizer.param_groups
@@ -191,111 +198,130 @@ class HardThresholding(torch.optim.Optimizer):
     @property
     def n_entries(self) -> int:
         """Entries that the budgets count."""
-        return sum(slot.latent.numel() for slot in self._slots.values())
+        return sum(slot.param.numel() for slot in self._slots.values())
 
     @property
     def n_nonzero(self) -> int:
-        """Nonzeros of the counted tensors, counted now."""
-        return sum(named.to_int((s.param != 0).sum()) for s in self._slots.values())
+        """Nonzeros of the counted tensors, counted now; over all shards."""
+        return sum(thresholded.count_true(s.param.detach() != 0) for s in self._slots.values())
 
     @property
     def budget(self) -> int:
-        """Most nonzeros that the sets in force allow."""
-        shapes = {n: s.latent for n, s in self._slots.items()}
+        """Most nonzeros that the sets allow, by the budget in force since the last choice."""
+        points = {n: s.param.detach() for n, s in self._slots.items()}
         return sum(
-            s.max_nonzero({n: shapes[n] for n in s.names or ()}) for s in self._sets_in_force()
+            n if isinstance(s, L0Ball) else s.max_nonzero({k: points[k] for k in s.names or ()})
+            for s, n in zip(self.sets, self._in_force, strict=True)
         )
 
-    def _sets_in_force(self) -> tuple[AbstractSparseSet, ...]:
-        out: list[AbstractSparseSet] = []
-        for s in self.sets:
-            if isinstance(s, L0Ball):
-                size = sum(self._slots[n].latent.numel() for n in s.names or ())
-                out.append(
-                    replace(s, n_nonzero=self.schedule.budget(self.n_steps, s.n_nonzero, size))
-                )
-            else:
-                out.append(s)
-        return tuple(out)
+    def _budgets(self) -> tuple[int, ...]:
+        """Return what the schedule asks for now; -1 for sets that it does not touch."""
+        return tuple(
+            self.schedule.budget(self.n_steps, s.n_nonzero, n) if isinstance(s, L0Ball) else -1
+            for s, n in zip(self.sets, self._sizes, strict=True)
+        )
 
     # Choice of the support and what the model sees -----------------------------------------------
 
     @torch.no_grad()
     def _choose(self) -> None:
-        """Choose the supports anew from the latent values."""
-        for s in self._sets_in_force():
+        """Choose the supports anew from the latent values, and show them."""
+        self._in_force = self._budgets()
+        for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
-            scores = {n: self._slots[n].latent for n in names}
-            incumbents = {n: self._slots[n].mask for n in names}
-            masks = dict(s.select(s.gains(scores), incumbents=incumbents))
-            if isinstance(s, L0Ball) and len(names) > 1 and self.floor > 0:
-                masks = self._keep_floor(s, scores, incumbents, masks)
+            scores = {n: self._slots[n].share(self._slots[n].latent) for n in names}
+            held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
+            if isinstance(s, L0Ball):
+                masks, levels = self._select(count, scores, held)
+            else:
+                masks, levels = dict(s.select(s.gains(scores), incumbents=held)), {}
             for name in names:
-                slot = self._slots[name]
-                slot.mask = masks[name]
-                slot.index = masks[name].reshape(-1).nonzero().reshape(-1)
-            kept = [self._slots[n] for n in names]
-            values = [s.latent.reshape(-1)[s.index].abs().min() for s in kept if s.index.numel()]
-            whole = all(s.index.numel() == s.latent.numel() for s in kept)
-            level = torch.stack(values).min() if values and not whole else torch.zeros(())
-            for slot in kept:
-                slot.threshold = level.to(slot.latent)
+                self._change(self._slots[name], masks[name], levels.get(name, 0.0))
 
-    def _keep_floor(
-        self,
-        ball: L0Ball,
-        scores: Mapping[str, Tensor],
-        incumbents: Mapping[str, Tensor],
-        masks: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """Give tensors that fell below the floor their share, at the cost of the others."""
+    def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
+        """Give a tensor another support, clearing the entries that left."""
+        slot.mask = thresholded.local(mask)
+        slot.drift, slot.level = abs(level - slot.level), level
+        old, slot.index = slot.index, None
+        if self.recipe != "lazy":
+            self._show(slot)
+            return
+        slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+        if slot.index is not None and old is None:
+            slot.shown.zero_()
+        elif slot.index is not None and old is not None:
+            thresholded.clear(slot.shown, old)
+        self._show(slot)
+
+    def _select(
+        self, count: int, scores: Mapping[str, Tensor], held: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return supports and thresholds of tensors that share a budget, none below its floor."""
+        first = self._slots[next(iter(scores))]
+        # The threshold moves little between two choices; a wrong guess costs time only.
+        width = max(2 * first.drift, 1e-3 * first.level)
+        near = (first.level - width, first.level + width) if first.level > 0 else None
+        masks, level = thresholded.top_k(scores, count, held, near)
+        levels = dict.fromkeys(scores, level)
         total = sum(t.numel() for t in scores.values())
-        least = {
-            n: int(self.floor * ball.n_nonzero * t.numel() / total) for n, t in scores.items()
-        }
-        poor = [n for n, m in masks.items() if named.to_int(m.sum()) < least[n]]
-        if not poor:
-            return masks
-        if not self._warned_floor:
-            self._warned_floor = True
-            log.warning(
-                "The budget left %s with fewer than %.0f %% of a uniform share; the floor keeps "
-                "its largest entries.",
-                ", ".join(repr(n) for n in poor),
-                100 * self.floor,
+        if len(scores) == 1 or count == total:
+            return masks, levels
+        least = dict.fromkeys(scores, 0)
+        if self.floor > 0:
+            one = int(count >= len(scores))
+            least = {
+                n: max(one, int(self.floor * count * t.numel() / total)) for n, t in scores.items()
+            }
+        poor: dict[str, int] = {}
+        while True:
+            counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
+            below = {n: least[n] for n, c in counts.items() if c < least[n]}
+            self._say_collapse([n for n, c in counts.items() if c == 0 and n not in below], below)
+            if not below:
+                return masks, levels
+            poor |= below
+            for name, few in below.items():
+                kept, levels[name] = thresholded.top_k(
+                    {name: scores[name]}, few, {name: held[name]}
+                )
+                masks |= kept
+            rest = {n: t for n, t in scores.items() if n not in poor}
+            kept, level = thresholded.top_k(
+                rest, count - sum(poor.values()), {n: held[n] for n in rest}
             )
-        fixed = {n: L0Ball(least[n], (n,)) for n in poor}
-        rest = tuple(n for n in scores if n not in fixed)
-        out: dict[str, Tensor] = {}
-        for name, small in fixed.items():
-            out |= small.select({name: scores[name].abs()}, incumbents={name: incumbents[name]})
-        left = L0Ball(ball.n_nonzero - sum(least[n] for n in poor), rest)
-        out |= left.select(
-            {n: scores[n].abs() for n in rest}, incumbents={n: incumbents[n] for n in rest}
-        )
-        return out
+            masks |= kept
+            levels |= dict.fromkeys(rest, level)
 
-    @torch.no_grad()
-    def _show(self) -> None:
-        """Let the model hold the thresholded values; exact zeros elsewhere."""
-        for slot in self._slots.values():
-            shown = torch.zeros_like(slot.latent)
-            values = slot.latent.reshape(-1)[slot.index]
-            if self.recipe == "lazy" and self.power is not None:
-                ratio = slot.threshold / values.abs().clamp_min(torch.finfo(values.dtype).tiny)
-                share = (1 - ratio**self.power).clamp_min(0) ** (1 / self.power)
-                values = values * share.clamp_min(LEAST_SHARE)
-            shown.view(-1)[slot.index] = values
-            slot.param.data = shown
+    def _say_collapse(self, lost: Sequence[str], raised: Mapping[str, int]) -> None:
+        """Warn, once a tensor, that the budget alone would empty it."""
+        for name in [*lost, *raised]:
+            if name in self._said:
+                continue
+            self._said.add(name)
+            if name in raised:
+                log.warning(
+                    "The budget left %r with less than %g %% of a uniform share; `floor` keeps "
+                    "its %d largest entries.",
+                    name,
+                    100 * self.floor,
+                    raised[name],
+                )
+            else:
+                log.warning("The budget left %r without a nonzero entry.", name)
 
-    def _restore(self) -> None:
-        """Let the parameters be the latent values again, for the optimizer to work on."""
-        for slot in self._slots.values():
-            slot.param.data = slot.latent
+    def _show(self, slot: _Slot) -> None:
+        """Let the parameter hold the thresholded values; exact zeros elsewhere."""
+        if slot.latent is slot.shown:
+            thresholded.keep(slot.shown, slot.mask)
+        else:
+            thresholded.show(
+                slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
+            )
 
     # The step --------------------------------------------------------------------------------
 
     @override
+    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the optimizer and threshold.
 
@@ -308,91 +334,161 @@ class HardThresholding(torch.optim.Optimizer):
         -------
         Any
             What `closure` returned, or None.
+
+        Raises
+        ------
+        IncompatibleError
+            If a counted parameter was frozen after construction.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._gradients_are_finite():
+        for slot in self._slots.values():
+            if not slot.param.requires_grad:
+                raise IncompatibleError(
+                    f"{slot.name!r} was frozen (`requires_grad` is False) after the budget was "
+                    "fixed.",
+                    "Set its learning rate to 0 instead, or call `finalize` and build anew.",
+                )
+        if not thresholded.all_finite(
+            p.grad for group in self.param_groups for p in group["params"] if p.grad is not None
+        ):
             self.n_skipped += 1
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
-        if self.is_finalized:
-            self._step_on_support()
-            return loss
-        if self.recipe == "lazy":
-            self._restore()
-            self.optimizer.step()
+        self._follow()
+        if self.recipe == "lazy" and not self.is_finalized:
+            self._step_latent()
         else:
             self._mask_gradients()
-            self.optimizer.step()
-            for slot in self._slots.values():
-                slot.latent = slot.param.data
+            with thresholded.flushed():
+                self.optimizer.step()
         self.n_steps += 1
-        due = self.n_steps % self.every == 0 or self._budget_changed()
-        if due and not self.schedule.is_frozen(self.n_steps):
+        if not self.is_finalized and self._is_due():
             self._choose()
-        self._show()
+        else:
+            for slot in self._slots.values():
+                self._show(slot)
+        for slot in self._slots.values():
+            slot.version = slot.param._version
         return loss
 
-    def _budget_changed(self) -> bool:
-        return self.budget != sum(s.index.numel() for s in self._slots.values())
+    def _step_latent(self) -> None:
+        """Step with the latent values in the place of the shown ones."""
+        slots = self._slots.values()
+        try:
+            for slot in slots:
+                if thresholded.is_sharded(slot.param):
+                    # Collectives hold on to the memory of a sharded parameter.
+                    slot.shown.copy_(slot.latent)
+                else:
+                    slot.param.data = slot.latent
+            with thresholded.flushed():
+                self.optimizer.step()
+        finally:
+            for slot in slots:
+                if thresholded.is_sharded(slot.param):
+                    slot.latent.copy_(slot.shown)
+                    slot.shown.zero_()
+                else:
+                    slot.param.data = slot.shown
 
-    @torch.no_grad()
+    def _is_due(self) -> bool:
+        """Return whether the support is to be chosen: every few steps, and on jumps at once."""
+        now = self._budgets()
+        if now != self._in_force:
+            jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
+            if jumps or self.schedule.is_final(self.n_steps):
+                return True
+            asked = tuple(s.n_nonzero if isinstance(s, L0Ball) else -1 for s in self.sets)
+            if now == asked:
+                return True
+        return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
+
+    def _follow(self) -> None:
+        """Follow parameters that were moved, cast or written since the last step."""
+        for slot in self._slots.values():
+            if thresholded.is_sharded(slot.param):
+                continue
+            if (
+                slot.param.data_ptr() != slot.shown.data_ptr()
+                or slot.param.dtype != slot.shown.dtype
+            ):
+                self._follow_move(slot)
+            if slot.param._version != slot.version and slot.latent is not slot.shown:
+                self._follow_write(slot)
+
+    def _follow_move(self, slot: _Slot) -> None:
+        shown = slot.param.detach()
+        same = slot.latent is slot.shown
+        slot.latent = shown if same else slot.latent.to(shown)
+        slot.mask = slot.mask.to(shown.device)
+        if slot.index is not None:
+            slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+        slot.shown = shown
+        self._show(slot)
+
+    def _follow_write(self, slot: _Slot) -> None:
+        expected = torch.zeros_like(slot.shown)
+        thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
+        if torch.equal(expected, slot.shown):
+            return
+        slot.latent.copy_(slot.shown)
+        if "written" not in self._said:
+            self._said.add("written")
+            log.warning(
+                "%r was written outside the optimizer; its latent values start again from what "
+                "was written.",
+                slot.name,
+            )
+
     def _mask_gradients(self) -> None:
         """In a sparse phase of AC/DC, entries off the support do not move."""
         if self.recipe != "acdc":
             return
         for slot in self._slots.values():
             if slot.param.grad is not None:
-                slot.param.grad.mul_(slot.mask)
-
-    @torch.no_grad()
-    def _step_on_support(self) -> None:
-        self.optimizer.step()
-        self.n_steps += 1
-        for slot in self._slots.values():
-            # Momentum and weight decay move entries off the support too.
-            slot.param.data.mul_(slot.mask)
-
-    @torch.no_grad()
-    def _gradients_are_finite(self) -> bool:
-        grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
-        if not grads:
-            return True
-        sums = torch.stack([g.sum().float() for g in grads])
-        if named.all_true(torch.isfinite(sums)):
-            return True
-        return all(named.all_true(torch.isfinite(g)) for g in grads)
+                thresholded.local(slot.param.grad).mul_(slot.mask)
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.optimizer.zero_grad(set_to_none=set_to_none)
 
     @torch.no_grad()
-    def finalize(self) -> None:
+    def finalize(self, dtype: torch.dtype | None = None) -> None:
         """Fix the support at the final budget and drop the latent values.
 
         Afterwards the model holds exact zeros and the count asked for; further steps train the
         entries of the support alone. The wrapped model is a plain module with plain keys.
+
+        Parameters
+        ----------
+        dtype : torch.dtype or None, default=None
+            Type in which the model will be stored. Kept entries that it would round to zero become
+            its smallest number, so that the count holds after the cast. None changes nothing.
 
         Raises
         ------
         InvalidParameterError
             If the schedule has not reached the final budget.
         """
-        if not self.schedule.is_final(self.n_steps):
-            raise InvalidParameterError(
-                f"`finalize` must come after the schedule has reached the final budget, got step "
-                f"{self.n_steps} with a budget of {self.budget}.",
-                "Train on, or give a schedule with fewer `total_steps`.",
-            )
-        if not self.schedule.is_frozen(self.n_steps):
-            self._choose()
-        self._show()
-        for slot in self._slots.values():
-            slot.latent = slot.param.data
-        self.is_finalized = True
+        if not self.is_finalized:
+            if not self.schedule.is_final(self.n_steps):
+                raise InvalidParameterError(
+                    f"`finalize` must come after the schedule has reached the final budget, got "
+                    f"step {self.n_steps} with a budget of {self.budget}.",
+                    "Train on, or give a schedule with fewer `total_steps`.",
+                )
+            self._follow()
+            if not self.schedule.is_frozen(self.n_steps) or self._budgets() != self._in_force:
+                self._choose()
+            for slot in self._slots.values():
+                slot.latent, slot.index = slot.shown, None
+            self.is_finalized = True
+        if dtype is not None:
+            for slot in self._slots.values():
+                thresholded.fit_to(slot.shown, slot.mask, dtype)
 
     # State -----------------------------------------------------------------------------------
 
@@ -402,6 +498,7 @@ class HardThresholding(torch.optim.Optimizer):
             "recipe": self.recipe,
             "power": self.power,
             "every": self.every,
+            "floor": self.floor,
             "schedule": repr(self.schedule),
         }
 
@@ -420,9 +517,10 @@ class HardThresholding(torch.optim.Optimizer):
             "n_steps": self.n_steps,
             "n_skipped": self.n_skipped,
             "is_finalized": self.is_finalized,
-            "latent": {n: s.latent for n, s in self._slots.items()},
-            "masks": {n: s.mask for n, s in self._slots.items()},
-            "thresholds": {n: s.threshold for n, s in self._slots.items()},
+            "in_force": list(self._in_force),
+            "latent": {n: s.share(s.latent) for n, s in self._slots.items()},
+            "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
+            "levels": {n: s.level for n, s in self._slots.items()},
         }
         return out
 
@@ -466,16 +564,40 @@ class HardThresholding(torch.optim.Optimizer):
         self._share()
         self.n_steps, self.n_skipped = ours["n_steps"], ours["n_skipped"]
         self.is_finalized = ours["is_finalized"]
+        self._in_force = tuple(ours["in_force"])
         for name, slot in self._slots.items():
-            slot.latent = ours["latent"][name].to(slot.latent).clone()
-            slot.mask = ours["masks"][name].to(slot.mask).clone()
-            slot.threshold = ours["thresholds"][name].to(slot.latent).clone()
-            slot.index = slot.mask.reshape(-1).nonzero().reshape(-1)
-        if self.is_finalized:
-            for slot in self._slots.values():
-                slot.param.data = slot.latent
-        else:
-            self._show()
+            latent = thresholded.local(ours["latent"][name])
+            slot.shown = thresholded.local(slot.param)
+            if self.recipe != "lazy" or self.is_finalized:
+                slot.latent = slot.shown
+                slot.shown.copy_(latent)
+            else:
+                slot.latent = latent.to(slot.shown, copy=True)
+            slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
+            slot.level, slot.drift, slot.index = ours["levels"][name], 0.0, None
+            if slot.latent is not slot.shown:
+                slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+                slot.shown.zero_()
+            self._show(slot)
+            slot.version = slot.param._version
+
+    @override
+    def __getstate__(self) -> dict[str, Any]:
+        left = ("step", "zero_grad")  # wrapped by learning-rate schedulers, which wrap anew
+        kept = {k: v for k, v in self.__dict__.items() if k not in left and "_hooks" not in k}
+        return kept
+
+    @override
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_slots" not in state:  # the base class loads groups by this method too
+            return
+        self._share()
+        for slot in self._slots.values():
+            same = slot.latent is slot.shown
+            slot.shown = thresholded.local(slot.param)
+            slot.latent = slot.shown if same else slot.latent
+            slot.version = slot.param._version
 
     @override
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -498,7 +620,7 @@ def _check_parameters(
                 f"`optimizer` does not hold the parameter {name!r} that the budget counts.",
                 "Build it on `model.parameters()`.",
             )
-        if not named.all_true(torch.isfinite(params[name].detach().sum())):
+        if not named.all_true(torch.isfinite(params[name].detach()).all()):
             raise NonFiniteError(f"Tensor {name!r} contains NaN or infinity.")
     devices = sorted({str(params[n].device) for n in counted})
     if len(devices) > 1:
@@ -506,3 +628,76 @@ def _check_parameters(
             f"The counted parameters lie on several devices: {', '.join(devices)}.",
             "Give a budget for each device: name its tensors by `names`.",
         )
+
+
+def freeze_support(model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+    """Keep the zeros of an already sparse model through further training.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its weights of two axes or more that hold zeros keep them.
+    optimizer : torch.optim.Optimizer
+        The optimizer that trains the model. After each of its steps the zeros are written again,
+        whatever momentum and weight decay did.
+
+    Returns
+    -------
+    RemovableHandle
+        ``handle.remove()`` lets the zeros go.
+
+    Raises
+    ------
+    InvalidParameterError
+        If no weight of the model holds a zero.
+    IncompatibleError
+        If the optimizer does not hold a weight with zeros, or is a `HardThresholding`.
+
+    See Also
+    --------
+    HardThresholding : Choose the support during training.
+
+    Notes
+    -----
+    One pass over the weights for each step, and one byte an entry. The support is read from the
+    zeros, so there is nothing to save: call it again after loading a checkpoint.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ellzero.nn import freeze_support
+    >>> model = torch.nn.Linear(4, 2)
+    >>> _ = model.weight.data[:, :3].zero_()
+    >>> optimizer = torch.optim.AdamW(model.parameters())
+    >>> handle = freeze_support(model, optimizer)
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> int((model.weight != 0).sum())
+    2
+    """
+    if isinstance(optimizer, HardThresholding):
+        raise IncompatibleError(
+            "`optimizer` must be a plain optimizer, got a `HardThresholding`.",
+            "Call its `finalize`, which freezes the support.",
+        )
+    sparse = {
+        n: p
+        for n, p in prunable(model).items()
+        if thresholded.count_true(p.detach() != 0) < p.numel()
+    }
+    if not sparse:
+        raise InvalidParameterError(
+            "`model` must hold zeros in its weights, got none.",
+            "Load the sparse checkpoint first, or prune with `HardThresholding`.",
+        )
+    _check_parameters(optimizer, sparse, tuple(sparse))
+    masks = {n: thresholded.local(p) != 0 for n, p in sparse.items()}
+
+    @torch.no_grad()
+    def write_zeros(*_: Any) -> None:
+        for name, param in sparse.items():
+            part = thresholded.local(param)
+            masks[name] = masks[name].to(part.device)
+            thresholded.keep(part, masks[name])
+
+    return optimizer.register_step_post_hook(write_zeros)

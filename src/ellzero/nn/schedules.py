@@ -92,7 +92,7 @@ class Ramp(AbstractSchedule):
     >>> from ellzero.nn import schedules
     >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=100)
     >>> [ramp.budget(t, 10, 110) for t in (0, 25, 50, 99)]
-    [110, 23, 10, 10]
+    [110, 22, 10, 10]
     """
 
     start: float

@@ -397,16 +397,20 @@ def _array(incumbents: Tensor | None) -> Any:
 
 
 def _by_bracket(
-    pieces: Sequence[_Piece], count: int, order: _Order, write: bool
+    pieces: Sequence[_Piece],
+    count: int,
+    order: _Order,
+    write: bool,
+    bracket: tuple[Any, Any] | None = None,
 ) -> tuple[int, list[Tensor]] | None:
-    """Search with one pass around a sampled bracket; None when the bracket does not hold."""
+    """Search with one pass around a bracket, sampled or given; None when it does not hold."""
     from ellzero.kernels.threshold import scan
 
     low, sign = order.scalars()
     arrays = [piece.bits.numpy() for piece in pieces]
     starts = np.cumsum([0] + [a.size for a in arrays])
     n = int(starts[-1])
-    lo, hi = _bracket(arrays, starts, count, order)
+    lo, hi = bracket or _bracket(arrays, starts, count, order)
     masks = [torch.empty(p.bits.shape, dtype=torch.bool) for p in pieces] if write else []
     capacity = max(SMALL, n // 32)
     keys = np.empty(capacity, low.dtype)
