@@ -1,0 +1,82 @@
+"""Networks: training with a falling budget, then a polish to stationarity."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from ellzero.core.problem import Problem
+from ellzero.core.result import Result, Status
+from ellzero.core.solver import Callback, iterate
+from ellzero.nn import HardThresholding, schedules
+from ellzero.sets import L0Ball
+from ellzero.solvers import IHT, refit
+from ellzero.solving import solve
+from ellzero.tensors import named
+from ellzero.training.experiment import Experiment, build_network, squeezed_mse
+from ellzero.training.settings import Between
+from ellzero.typing import Params
+
+# Training of networks, before the polish; the rate is Adam's.
+NETWORK_EPOCHS = 60
+NETWORK_BATCH = 64
+NETWORK_LR = 4e-3
+# Polish of networks: steps and rounds of hard thresholding, iterations of each refit.
+NETWORK_STEPS = 300
+NETWORK_ROUNDS = 5
+NETWORK_REFIT = 1000
+NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
+
+
+def solve_network(
+    experiment: Experiment, problem: Problem, budget: int, between: Between, callback: Callback
+) -> Result:
+    """Train with a budget, polish, and certify."""
+    point = polish(problem, train_network(experiment, budget, between), callback)
+    return solve(problem, NETWORK_SOLVER, point, max_iter=NETWORK_STEPS, callback=callback)
+
+
+def train_network(experiment: Experiment, budget: int, between: Between) -> Params:
+    """Train a network with a budget that falls to the one asked for; biases count too."""
+    settings, parts = experiment.settings, experiment.parts
+    n_classes = len(experiment.table.class_names or ())
+    loss_fn = nn.functional.cross_entropy if n_classes else squeezed_mse
+    X, y = (t.to(settings.device) for t in (parts.X_train, parts.y_train))
+    model = build_network(settings, X.shape[1], max(n_classes, 1)).to(X)
+    base = torch.optim.Adam(model.parameters(), lr=NETWORK_LR)
+    n_batches = math.ceil(parts.n_train / NETWORK_BATCH)
+    total = NETWORK_EPOCHS * n_batches
+    names = [name for name, _ in model.named_parameters()]
+    schedule = schedules.ramp(start=0.0, end=0.5, total_steps=total)
+    optimizer = HardThresholding(base, model, budget, names=names, schedule=schedule, floor=0.0)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    generator = torch.Generator().manual_seed(settings.seed)
+    for epoch in range(NETWORK_EPOCHS):
+        order = torch.randperm(parts.n_train, generator=generator).to(X.device)
+        for rows in torch.split(order, NETWORK_BATCH):
+            loss = loss_fn(model(X[rows]), y[rows])
+            for parameter in model.parameters():
+                loss = loss + 0.5 * settings.ridge * parameter.square().sum()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            decay.step()
+        if between(epoch):
+            break
+    trained = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return L0Ball(budget).project(trained)
+
+
+def polish(problem: Problem, point: Params, callback: Callback) -> Params:
+    """Alternate hard thresholding and minimization on the support until the support stays."""
+    batch = named.to_batch(point)
+    for _ in range(NETWORK_ROUNDS):
+        run = iterate(problem, NETWORK_SOLVER, batch, max_iter=NETWORK_STEPS, callback=callback)
+        before, masks = named.nonzero_masks(batch), named.nonzero_masks(run.params)
+        batch = refit(problem.objective, masks, run.params, max_iter=NETWORK_REFIT)
+        same = all(torch.equal(masks[n], m) for n, m in before.items())
+        if same or run.status(0) is Status.INTERRUPTED:
+            break
+    return named.row(batch, 0)

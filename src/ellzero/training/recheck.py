@@ -1,0 +1,149 @@
+"""Recompute every claim of a saved model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ellzero.certificates import verify
+from ellzero.core.result import Certificate, Claim
+from ellzero.datasets import load_table
+from ellzero.errors import IncompatibleError, ModelFileError
+from ellzero.models import SavedModel, load_model
+from ellzero.tensors import named
+from ellzero.training.experiment import build_experiment, swap_option
+from ellzero.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Recheck:
+    """Outcome of `recertify`.
+
+    Parameters
+    ----------
+    model : SavedModel
+        The model that was read.
+    certificate : Certificate
+        What is proven now.
+    rows : tuple of (str, str, str, bool)
+        Claim by claim: name, what the file says, what was found, whether it holds.
+    """
+
+    model: SavedModel
+    certificate: Certificate
+    rows: tuple[tuple[str, str, str, bool], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim of the file holds."""
+        return all(row[3] for row in self.rows)
+
+
+def recertify(
+    path: str, data: str, *, target: str | None = None, task: str | None = None
+) -> Recheck:
+    """Recompute every claim of a saved model from the file and the data alone.
+
+    Parameters
+    ----------
+    path : str
+        The model file.
+    data : str
+        The data it was trained on: a bundled name or a file.
+    target : str or None, default=None
+        Column to predict; None means the one that the model names.
+    task : {"classification", "regression"} or None, default=None
+        What the target is; None means what the model says.
+
+    Returns
+    -------
+    Recheck
+        Claim by claim, what the file says and what was found.
+
+    Raises
+    ------
+    ModelFileError
+        If the model cannot be read, or was trained on other data.
+    DataError
+        If the data cannot be read.
+    """
+    model = load_model(path)
+    settings = TrainSettings.from_dict(dict(model.settings))
+    bundled = settings.target is None
+    wanted = target if target is not None or bundled else model.target_name
+    table = load_table(data, target=wanted, task=task or (None if bundled else model.task))
+    if table.fingerprint != model.data.get("fingerprint"):
+        raise ModelFileError(
+            f"The model was trained on other data than '{data}': the fingerprints differ.",
+            f"It was trained on {model.data.get('name')!r} "
+            f"({model.data.get('n_samples')} samples); give that data.",
+        )
+    experiment = build_experiment(replace(settings, device="cpu"), table)
+    budget = (settings.n_nonzero or (model.n_nonzero,))[0]
+    problem = experiment.problem(budget)
+    try:
+        swaps = swap_option(experiment, budget)
+        certificate = verify(problem, model.params, proof=model.proof, swaps=swaps)
+        value = named.to_float(problem.value(model.params))
+    except (KeyError, RuntimeError) as error:
+        raise IncompatibleError(
+            f"The parameters of '{path}' do not fit the model it describes.",
+            "Train the model again.",
+        ) from error
+    return Recheck(model, certificate, _compare(model, certificate, value, budget))
+
+
+def _compare(
+    model: SavedModel, certificate: Certificate, value: float, budget: int
+) -> tuple[tuple[str, str, str, bool], ...]:
+    """Return every claim of the file beside what was recomputed."""
+    stored = model.claims
+    said = stored.get("claim")
+    now = certificate.claim
+    level = None if said is None else Claim[str(said).upper()]
+    rows = [
+        (
+            "nonzeros within the budget",
+            f"at most {budget}",
+            str(model.n_nonzero),
+            model.n_nonzero <= budget,
+        ),
+        (
+            "value",
+            f"{stored.get('value'):.10g}",
+            f"{value:.10g}",
+            math.isclose(value, float(stored.get("value", math.nan)), rel_tol=1e-9, abs_tol=1e-12),
+        ),
+        (
+            "claim",
+            str(said),
+            "none" if now is None else now.name.lower(),
+            level is None or certificate.supports(level),
+        ),
+    ]
+    old = stored.get("lower_bound")
+    if old is not None:
+        new = certificate.lower_bound
+        slack = 1e-9 * abs(old) + 1e-12
+        rows.append(
+            (
+                "proven lower bound",
+                f"{old:.10g}",
+                "none" if new is None else f"{new:.10g}",
+                new is not None and new >= old - slack,
+            )
+        )
+    found = {check.name: check for check in certificate.checks}
+    for check in stored.get("checks", ()):
+        if not check["passed"]:
+            continue
+        again = found.get(check["name"])
+        rows.append(
+            (
+                check["name"],
+                f"{check['value']:.3g} <= {check['bound']:.3g}",
+                "not recomputed" if again is None else f"{again.value:.3g} <= {again.bound:.3g}",
+                again is not None and again.passed,
+            )
+        )
+    return tuple(rows)

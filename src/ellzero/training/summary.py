@@ -1,0 +1,195 @@
+"""A run as plain values: the input of every report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ellzero._version import __version__
+from ellzero.core.problem import AbstractSmoothObjective
+from ellzero.core.solver import SolverState, iterate
+from ellzero.smoothness import restricted_smoothness
+from ellzero.solvers import IHT, random_starts
+from ellzero.solving import PROOF_ENTRIES
+from ellzero.tensors import named
+from ellzero.training.experiment import Experiment
+from ellzero.training.outcomes import Outcome
+from ellzero.training.run import TrainRun
+
+# Iterations of the demonstration run that the report draws.
+SHOWN_ITERATIONS = 300
+
+
+def smoothness_estimates(experiment: Experiment, outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the estimates of L_2s by every method that applies, for the report."""
+    objective, k = experiment.objective, min(2 * outcome.budget, experiment.n_parameters)
+    samples = 2000 if experiment.n_parameters <= PROOF_ENTRIES else 200
+    methods: list[tuple[str, dict[str, Any]]] = [
+        ("monte-carlo", {"n_samples": samples, "generator": torch.Generator().manual_seed(0)}),
+        ("power", {"params": outcome.params}),
+    ]
+    if isinstance(objective, AbstractSmoothObjective):
+        methods += [("power", {}), ("bound", {})]
+    rows = []
+    for method, options in methods:
+        estimate = restricted_smoothness(objective, k, method=method, **options)
+        where = " at the model" if "params" in options else " at zero"
+        rows.append(
+            {
+                "method": method + (where if method == "power" else ""),
+                "kind": estimate.kind,
+                "n_nonzero": k,
+                "value": estimate.value,
+                "note": str(estimate.details.get("statement", "")),
+            }
+        )
+    return rows
+
+
+def shown_run(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    """Run IHT once from the first random start and record supports and values."""
+    problem = experiment.problem(outcome.budget)
+    iterations: list[int] = []
+    masks: list[list[int]] = []
+
+    def record(iteration: int, state: SolverState) -> None:
+        flat = named.to_list(named.flatten(named.nonzero_masks(state.params))[0].to(torch.int8))
+        if not masks or masks[-1] != flat:
+            iterations.append(iteration)
+            masks.append(flat)
+
+    generator = torch.Generator().manual_seed(experiment.settings.seed)
+    start = random_starts(problem, 1, generator=generator)
+    run = iterate(problem, IHT(), start, max_iter=SHOWN_ITERATIONS, callback=record)
+    trace = list(run.trace(0))
+    return {
+        "supports": {
+            "iterations": iterations,
+            "masks": masks,
+            "labels": entry_labels(experiment),
+            "n_iter": len(trace) - 1,
+        },
+        "trace": {"iterations": list(range(len(trace))), "values": trace},
+    }
+
+
+def entry_labels(experiment: Experiment) -> list[str]:
+    """Return a readable name for every parameter, in flattened order."""
+    table = experiment.table
+    classes = table.class_names or ()
+    outputs = list(classes) if len(classes) > 2 else [table.target_name]
+    labels: list[str] = []
+    for name, tensor in experiment.objective.init_params().items():
+        if name == "coef":
+            labels += [
+                f"{o}: {f}" if len(outputs) > 1 else f
+                for o in outputs
+                for f in table.feature_names
+            ]
+        elif name == "intercept":
+            labels += [f"{o}: bias" if len(outputs) > 1 else "bias" for o in outputs]
+        else:
+            labels += [f"{name}[{i}]" for i in range(tensor.numel())]
+    return labels
+
+
+def _weights(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    table = experiment.table
+    classes = table.class_names or ()
+    outputs = list(classes) if len(classes) > 2 else [table.target_name]
+    tensors: list[dict[str, Any]] = []
+    if "coef" in outcome.params:
+        coef = outcome.params["coef"].reshape(len(outputs), -1)
+        bias = outcome.params["intercept"].reshape(-1, 1)
+        tensors.append(
+            {
+                "name": "weights and bias",
+                "shape": [len(outputs), coef.shape[1] + 1],
+                "values": named.to_list(torch.cat([coef, bias], 1)),
+                "row_labels": outputs,
+                "column_labels": [*table.feature_names, "bias"],
+            }
+        )
+    else:
+        tensors += [
+            {
+                "name": name,
+                "shape": list(tensor.shape),
+                "values": named.to_list(tensor),
+                "row_labels": None,
+                "column_labels": None,
+            }
+            for name, tensor in outcome.params.items()
+        ]
+    return {"tensors": tensors}
+
+
+def headline(run: TrainRun) -> str:
+    """Return the sentence that answers what was found and how sure that is."""
+    row, n = run.chosen.row, run.experiment.n_parameters
+    claim = row["claim_sentence"] or "no claim"
+    gap = row["gap"]
+    sure = claim if gap is None else f"{claim} (gap {max(gap, 0.0):.1e})"
+    score = row["accuracy_test"]
+    name = "test accuracy" if run.experiment.table.task == "classification" else "test R2"
+    tested = "" if score is None else f", {name} {score:.1%}"
+    return f"{row['n_nonzero']} of {n} parameters, train loss {row['value']:.4f}{tested}, {sure}"
+
+
+def summarize(run: TrainRun, *, command: str = "") -> dict[str, Any]:
+    """Return the run as plain values: the input of every report.
+
+    Parameters
+    ----------
+    run : TrainRun
+        What `train` returned.
+    command : str, default=""
+        The command that repeats the run.
+
+    Returns
+    -------
+    dict
+        See `ellzero.report.schema`.
+    """
+    experiment, outcome = run.experiment, run.chosen
+    table, parts = experiment.table, experiment.parts
+    return {
+        "schema_version": 1,
+        "title": f"Sparse {'network' if experiment.settings.hidden else 'model'} on {table.name}",
+        "headline": headline(run),
+        "command": command,
+        "interrupted": run.interrupted,
+        "settings": experiment.settings.to_dict(),
+        "versions": {"ellzero": __version__, "torch": torch.__version__},
+        "data": {
+            "name": table.name,
+            "n_samples": table.n_samples,
+            "n_features": table.n_features,
+            "n_classes": len(table.class_names) if table.class_names else None,
+            "features": list(table.feature_names),
+            "target": table.target_name,
+            "classes": list(table.class_names) if table.class_names else None,
+            "n_train": parts.n_train,
+            "n_test": parts.n_test,
+            "task": table.task,
+            "fingerprint": table.fingerprint,
+            "messages": [*table.messages, *parts.messages],
+        },
+        "dense": run.dense,
+        "path": [o.row for o in run.outcomes],
+        "weights": _weights(experiment, outcome),
+        "support": [
+            {"name": label, "value": value}
+            for label, value in zip(
+                entry_labels(experiment),
+                named.to_list(named.flatten(outcome.params)),
+                strict=True,
+            )
+            if value != 0
+        ],
+        "certificate": outcome.certificate,
+        "smoothness": smoothness_estimates(experiment, outcome),
+        **shown_run(experiment, outcome),
+        "seconds": run.seconds,
+    }
