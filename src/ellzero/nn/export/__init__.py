@@ -1,0 +1,12 @@
+"""Getting a sparse network out: small files, and modules that run faster on a CPU.
+
+`save` and `load` write and read one compressed safetensors file. `sparse` returns a copy of a
+model whose linear layers run on packed weights where that was measured to be faster; `report` and
+`table` say what each layer gained, and which layers stay dense because dense is faster.
+"""
+
+from ellzero.nn.export.files import load, save
+from ellzero.nn.export.measure import LayerGain, report, sparse, table
+from ellzero.nn.export.modules import SparseLinear
+
+__all__ = ["LayerGain", "SparseLinear", "load", "report", "save", "sparse", "table"]
