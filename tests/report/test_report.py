@@ -280,6 +280,7 @@ def test_terminal_never_overflows_or_obeys_markup(name, width):
 
 
 def test_no_color_is_obeyed(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
     colored = _printed(samples.iris(), 80, force_terminal=True, color_system="standard")
     assert "\x1b[32m" in colored
     monkeypatch.setenv("NO_COLOR", "1")
