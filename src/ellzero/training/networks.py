@@ -15,18 +15,25 @@ from ellzero.sets import L0Ball
 from ellzero.solvers import IHT, refit
 from ellzero.solving import solve
 from ellzero.tensors import named
+from ellzero.tensors.named import Batch
 from ellzero.training.experiment import Experiment, build_network, squeezed_mse
 from ellzero.training.settings import Between
-from ellzero.typing import Params
+from ellzero.typing import Masks, Params
 
 # Training of networks, before the polish; the rate is Adam's.
 NETWORK_EPOCHS = 60
 NETWORK_BATCH = 64
 NETWORK_LR = 4e-3
-# Polish of networks: steps and rounds of hard thresholding, iterations of each refit.
-NETWORK_STEPS = 300
+# Polish of networks: rounds, and in each: steps of hard thresholding, pieces of a refit and the
+# L-BFGS iterations of one piece. A step of a large network takes long: it gets fewer.
 NETWORK_ROUNDS = 5
-NETWORK_REFIT = 1000
+NETWORK_STEPS, NETWORK_STEPS_LARGE = 300, 30
+NETWORK_PIECES, NETWORK_PIECES_LARGE = 10, 4
+NETWORK_REFIT = 100
+LARGE_NETWORK = 10_000
+# A refit ends when a unit gradient step moves no entry by more than this share of the largest.
+NETWORK_REFIT_TOL = 1e-12
+NETWORK_REFIT_TOL_LARGE = 1e-7
 NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
 
 
@@ -34,8 +41,16 @@ def solve_network(
     experiment: Experiment, problem: Problem, budget: int, between: Between, callback: Callback
 ) -> Result:
     """Train with a budget, polish, and certify."""
-    point = polish(problem, train_network(experiment, budget, between), callback)
-    return solve(problem, NETWORK_SOLVER, point, max_iter=NETWORK_STEPS, callback=callback)
+    point = polish(problem, train_network(experiment, budget, between), between, callback)
+    steps = _effort(problem)[0]
+    return solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
+
+
+def _effort(problem: Problem) -> tuple[int, int, float]:
+    """Return the steps, the pieces of a refit and the tolerance that a network can afford."""
+    if named.size(problem.objective.init_params()) > LARGE_NETWORK:
+        return NETWORK_STEPS_LARGE, NETWORK_PIECES_LARGE, NETWORK_REFIT_TOL_LARGE
+    return NETWORK_STEPS, NETWORK_PIECES, NETWORK_REFIT_TOL
 
 
 def train_network(experiment: Experiment, budget: int, between: Between) -> Params:
@@ -69,14 +84,27 @@ def train_network(experiment: Experiment, budget: int, between: Between) -> Para
     return L0Ball(budget).project(trained)
 
 
-def polish(problem: Problem, point: Params, callback: Callback) -> Params:
+def polish(problem: Problem, point: Params, between: Between, callback: Callback) -> Params:
     """Alternate hard thresholding and minimization on the support until the support stays."""
     batch = named.to_batch(point)
+    steps = _effort(problem)[0]
     for _ in range(NETWORK_ROUNDS):
-        run = iterate(problem, NETWORK_SOLVER, batch, max_iter=NETWORK_STEPS, callback=callback)
+        run = iterate(problem, NETWORK_SOLVER, batch, max_iter=steps, callback=callback)
         before, masks = named.nonzero_masks(batch), named.nonzero_masks(run.params)
-        batch = refit(problem.objective, masks, run.params, max_iter=NETWORK_REFIT)
+        batch = _refit(problem, masks, run.params, between)
         same = all(torch.equal(masks[n], m) for n, m in before.items())
         if same or run.status(0) is Status.INTERRUPTED:
             break
     return named.row(batch, 0)
+
+
+def _refit(problem: Problem, masks: Masks, batch: Batch, between: Between) -> Batch:
+    """Minimize on the support, piece by piece so that an interrupt is noticed."""
+    _, pieces, tol = _effort(problem)
+    for piece in range(pieces):
+        batch = refit(problem.objective, masks, batch, max_iter=NETWORK_REFIT)
+        grad = problem.objective.value_and_grad(batch)[1]
+        left = named.to_float(named.flatten(named.mask(grad, masks)).abs().max())
+        if between(piece) or left <= tol * named.to_float(named.flatten(batch).abs().max()):
+            break
+    return batch
