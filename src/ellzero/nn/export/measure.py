@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -98,7 +99,8 @@ def sparse(
         packed ones after. None means ``torch.get_num_threads()``.
     timer : callable or None, default=None
         Returns the seconds of one call for each of a mapping of names to functions; None means
-        `race`.
+        `race`, by processor time for one thread, which other programs do not disturb, and by the
+        clock for more.
 
     Returns
     -------
@@ -143,6 +145,9 @@ def sparse(
         check_integer("sample", sample, 1)
     before = torch.get_num_threads()
     threads = before if threads is None else check_integer("threads", threads, 1)
+    if timer is None:
+        clock = time.process_time if threads == 1 else time.perf_counter
+        timer = functools.partial(race, clock=clock)
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     layers = {name: part for name, part in fast.named_modules() if type(part) is nn.Linear}
     try:
@@ -150,7 +155,7 @@ def sparse(
         with torch.no_grad():
             inputs = _inputs(fast, layers, sample)
             chosen = {
-                name: _choose(name, layer, inputs.get(name), threads, timer or race)
+                name: _choose(name, layer, inputs.get(name), threads, timer)
                 for name, layer in layers.items()
             }
     finally:
@@ -230,13 +235,18 @@ def table(fast: nn.Module) -> str:
     return "\n".join(lines)
 
 
-def race(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def race(
+    calls: Mapping[str, Callable[[], object]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return the median seconds of one call of each function, measured in turns.
 
     Parameters
     ----------
     calls : mapping of str to callable
         The functions. Each is called a few times before it is measured.
+    clock : callable, default=time.perf_counter
+        Returns the time in seconds.
 
     Returns
     -------
@@ -247,17 +257,17 @@ def race(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     for name, call in calls.items():
         call()  # compiles, allocates
         call()
-        began = time.perf_counter()
+        began = clock()
         call()
-        repeats[name] = max(1, min(1000, int(1e-3 / max(time.perf_counter() - began, 1e-9))))
+        repeats[name] = max(1, min(1000, int(1e-3 / max(clock() - began, 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     # In turns, so that a busy moment of the machine is shared.
     for _ in range(11):
         for name, call in calls.items():
-            began = time.perf_counter()
+            began = clock()
             for _ in range(repeats[name]):
                 call()
-            seconds[name].append((time.perf_counter() - began) / repeats[name])
+            seconds[name].append((clock() - began) / repeats[name])
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

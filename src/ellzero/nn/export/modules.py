@@ -109,6 +109,7 @@ class SparseLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self.train(linear.training)
         self._ready: Callable[[Tensor], Tensor] | None = None
+        self._dtype = weight.dtype
 
     @property
     def weight(self) -> Tensor:
@@ -155,17 +156,31 @@ class SparseLinear(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Return the product for inputs of shape (..., in_features)."""
-        if x.dtype != self.values.dtype or x.device.type != "cpu":
+        shape = x.shape
+        ready = self._ready
+        if ready is None or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
+            ready = self._prepare(x)
+            x = x.detach()
+        if not shape or shape[-1] != self.in_features:
+            raise IncompatibleError(
+                f"`SparseLinear` needs inputs of shape (..., {self.in_features}), got "
+                f"{tuple(shape)}.",
+                "Give the features along the last axis.",
+            )
+        if len(shape) == 2 and shape[0] and x.is_contiguous():
+            return ready(x)  # the common case: small layers feel every call
+        samples = x.reshape(-1, self.in_features).contiguous()
+        if samples.shape[0] == 0:
+            return x.new_zeros(*shape[:-1], self.out_features)
+        return ready(samples).reshape(*shape[:-1], self.out_features)
+
+    def _prepare(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the product, after the checks that a good input in a ready layer passes."""
+        if x.dtype != self.values.dtype or not x.is_cpu:
             raise IncompatibleError(
                 f"`SparseLinear` needs {self.values.dtype} inputs on the CPU, got {x.dtype} on "
                 f"{x.device}.",
                 "Convert the input, or use the dense model.",
-            )
-        if x.ndim == 0 or x.shape[-1] != self.in_features:
-            raise IncompatibleError(
-                f"`SparseLinear` needs inputs of shape (..., {self.in_features}), got "
-                f"{tuple(x.shape)}.",
-                "Give the features along the last axis.",
             )
         if x.requires_grad and torch.is_grad_enabled():
             raise IncompatibleError(
@@ -175,11 +190,9 @@ class SparseLinear(nn.Module):
         if self._ready is None:
             _check(self.values, "the packed weight")
             _check_layout(self)
+            self._dtype = self.values.dtype
             self._ready = _PREPARE[self.backend](self)
-        samples = x.detach().reshape(-1, self.in_features).contiguous()
-        if samples.shape[0] == 0:
-            return x.new_zeros(*x.shape[:-1], self.out_features)
-        return self._ready(samples).reshape(*x.shape[:-1], self.out_features)
+        return self._ready
 
     @override
     def extra_repr(self) -> str:
@@ -374,9 +387,9 @@ def _in_threads(
     kernel: Callable[..., None], arguments: tuple[Any, ...], parts: list[tuple[int, int]]
 ) -> None:
     """Run a kernel over ranges of windows, the first in this thread."""
-    if not parts:
-        return
-    if len(parts) > 1:
+    if len(parts) == 1:
+        kernel(*arguments, *parts[0])
+    elif parts:
         pool = _pools.get(len(parts))
         if pool is None:
             pool = _pools[len(parts)] = ThreadPoolExecutor(len(parts) - 1, "ellzero")
@@ -385,5 +398,3 @@ def _in_threads(
         wait(futures)
         for future in futures:
             future.result()
-        return
-    kernel(*arguments, *parts[0])
