@@ -480,7 +480,16 @@ def test_sparse_linear_equals_dense(backend, bias, dtype):
 
 @pytest.mark.parametrize("backend", ["sliced", "blocks"])
 @torch.no_grad()
-def test_threads_give_the_same_bits(backend):
+def test_threads_give_the_same_bits(backend, monkeypatch):
+    monkeypatch.setattr(export.modules, "_WORK", 1)
+    began = []
+    in_threads = export.modules._in_threads
+
+    def watch(kernel, arguments, parts):
+        began.append(len(parts))
+        in_threads(kernel, arguments, parts)
+
+    monkeypatch.setattr(export.modules, "_in_threads", watch)
     linear = thin_(nn.Linear(64, 700), 0.2)
     one = export.SparseLinear(linear, backend)
     for threads in (2, 3, 50):
@@ -488,6 +497,7 @@ def test_threads_give_the_same_bits(backend):
         for batch in (1, 40):
             x = torch.randn(batch, 64)
             assert torch.equal(one(x), several(x))
+    assert set(began) == {1, 2, 3, 6}  # 700 rows are six windows
 
 
 @pytest.mark.parametrize("backend", ["sliced", "blocks", "torch-csr", "scipy-csr"])

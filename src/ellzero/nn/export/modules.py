@@ -19,6 +19,9 @@ from ellzero.validation import check_choice, check_integer
 BACKENDS = ("sliced", "blocks", "torch-csr", "scipy-csr")
 DTYPES = (torch.float32, torch.float64)
 
+# Products that a thread must have to do, about a tenth of a millisecond, to be worth waking.
+_WORK = 1 << 18
+
 # Up to this batch the samples go one after the other; more are worth a transposed copy.
 _FEW = 2
 
@@ -38,8 +41,8 @@ class SparseLinear(nn.Module):
         Any weight is right for any backend; what is fast depends on the weight, the batch and the
         machine, so let `ellzero.nn.export.sparse` choose.
     threads : int, default=1
-        Largest number of threads of the product by "sliced" and "blocks"; torch and scipy follow
-        their own settings.
+        Largest number of threads of the product by "sliced" and "blocks", used where there is
+        enough to do; torch and scipy follow their own settings.
 
     Raises
     ------
@@ -290,12 +293,15 @@ def _prepare_kernels(layer: SparseLinear) -> Callable[[Tensor], Tensor]:
     weight.append(bias)
     vectors = kernels.sliced_vectors if sliced else kernels.block_vectors
     tiled = kernels.sliced_tiles if sliced else kernels.block_tiles
-    parts = _shares(layer.starts.numpy(), layer.threads, kernels.WINDOW // kernels.LANES)
+    step = kernels.WINDOW // kernels.LANES
+    whole, shared = (_shares(layer.starts.numpy(), t, step) for t in (1, layer.threads))
+    n_entries = layer.values.numel()
     n_rows, n_columns = layer.out_features, layer.in_features
     dtype = weight[0].dtype
 
     def product(samples: Tensor) -> Tensor:
         n_samples = samples.shape[0]
+        parts = shared if n_entries * n_samples >= _WORK * len(shared) else whole
         out = torch.empty(n_samples, n_rows, dtype=samples.dtype)
         x, y = samples.numpy(), out.numpy()
         if given is not None:
