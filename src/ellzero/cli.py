@@ -187,6 +187,32 @@ def _interruptible(folder: str | None = None) -> Iterator[Interrupts]:
             signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def _warnings_kept() -> Iterator[list[str]]:
+    """Collect what the library logs, each sentence once, so that it does not break the bar."""
+    import logging
+
+    kept: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() not in kept:
+                kept.append(record.getMessage())
+
+    handler, log = Keep(logging.WARNING), logging.getLogger("ellzero")
+    log.addHandler(handler)
+    try:
+        yield kept
+    finally:
+        log.removeHandler(handler)
+
+
+def _separable(summary: dict[str, Any]) -> bool:
+    """Return whether the certificate found that the loss has no minimizer without ridge."""
+    said = " ".join(summary["certificate"].get("assumptions", ()))
+    return "without ridge" in said and "separable" in said
+
+
 def _command_line() -> str:
     return shlex.join(["ellzero", *sys.argv[1:]])
 
@@ -295,7 +321,7 @@ def train(
         OutputFolder(folder, force=force, resume=resume is not None) as output,
     ):
         checkpoint = output.checkpoint({**settings.to_dict(), "fingerprint": table.fingerprint})
-        with _progress(as_json) as tell:
+        with _warnings_kept() as warned, _progress(as_json) as tell:
             run = run_training(
                 settings, table=table, checkpoint=checkpoint, progress=tell, stop=interrupts.asked
             )
@@ -309,8 +335,14 @@ def train(
         _print_json(_finite({**summary, "out": folder}))
     else:
         print_summary(summary)
-        for line in summary["data"]["messages"]:
+        for line in [*summary["data"]["messages"], *warned]:
             _say(f"note: {line}")
+        if _separable(summary):
+            _say(
+                "note: Without ridge the loss has no minimizer over all parameters (classes are "
+                "separable): the dense loss is only where its descent stopped."
+            )
+            _say("hint: Pass `--ridge 0.01`.")
     _say(f"Model:  {Path(folder) / 'model.safetensors'}")
     _say(f"Report: {Path(folder) / 'report.html'}")
     if run.interrupted:

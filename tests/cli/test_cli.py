@@ -251,6 +251,15 @@ def test_json_is_all_that_stdout_carries(run):
     assert run("train", "--n-nonzero", "1", "--starts", "0", "--force")[0] == 0
 
 
+def test_without_ridge_a_line_says_that_separable_classes_have_no_minimizer(run):
+    words = ("train", "--n-nonzero", "3", "--starts", "0")
+    code, _, err = run(*words, "--ridge", "0", "--out", "a")
+    assert code == 0
+    assert "note: Without ridge the loss has no minimizer" in err
+    assert "hint: Pass `--ridge 0.01`.\n" in err
+    assert "ridge" not in run(*words, "--ridge", "0.01", "--out", "b")[2]
+
+
 @pytest.mark.parametrize(("target", "extra"), [("price", []), ("kind", ["--hidden", "3"])])
 def test_a_file_is_trained_on_and_certified(run, table, target, extra):
     code, out, err = run("train", table, "--target", target, "--n-nonzero", "2", *extra)
