@@ -1,0 +1,30 @@
+"""What the README shows is what happens."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_example_prints_what_the_readme_says() -> None:
+    (code,) = blocks("python")
+    (shown,) = blocks("text")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    assert printed.getvalue() == shown
+
+
+def test_two_commands_set_up_everything_they_need() -> None:
+    main, tests = blocks("bash")
+    assert main.count("\n") == 1
+    assert main.endswith("&& .venv/bin/ellzero train\n")
+    assert "-c constraints.txt" in main
+    assert tests.splitlines()[-1] == ".venv/bin/python -m pytest"
+    assert '-e ".[dev]" -c constraints.txt' in tests
