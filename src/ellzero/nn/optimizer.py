@@ -102,9 +102,9 @@ class HardThresholding(torch.optim.Optimizer):
     Memory: one copy of the counted tensors and one byte an entry more than the optimizer alone.
     A step costs one pass over the counted entries for each choice of the support and work
     proportional to the support otherwise, and one pass over the gradients. On the CPU the step
-    runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is skipped,
-    counted in `n_skipped` and logged. Ties keep the entries of the present support, then the
-    first positions.
+    runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
+    skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
+    the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
 
     References
     ----------
@@ -357,7 +357,7 @@ class HardThresholding(torch.optim.Optimizer):
             self.n_skipped += 1
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
-        self._follow()
+        written = self._follow()
         if self.recipe == "lazy" and not self.is_finalized:
             self._step_latent()
         else:
@@ -365,7 +365,7 @@ class HardThresholding(torch.optim.Optimizer):
             with thresholded.flushed():
                 self.optimizer.step()
         self.n_steps += 1
-        if not self.is_finalized and self._is_due():
+        if not self.is_finalized and (written or self._is_due()):
             self._choose()
         else:
             for slot in self._slots.values():
@@ -406,8 +406,9 @@ class HardThresholding(torch.optim.Optimizer):
                 return True
         return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
 
-    def _follow(self) -> None:
-        """Follow parameters that were moved, cast or written since the last step."""
+    def _follow(self) -> bool:
+        """Follow parameters that were moved, cast or written; return whether any was written."""
+        written = False
         for slot in self._slots.values():
             if thresholded.is_sharded(slot.param):
                 continue
@@ -417,7 +418,8 @@ class HardThresholding(torch.optim.Optimizer):
             ):
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
-                self._follow_write(slot)
+                written |= self._follow_write(slot)
+        return written
 
     def _follow_move(self, slot: _Slot) -> None:
         shown = slot.param.detach()
@@ -429,12 +431,13 @@ class HardThresholding(torch.optim.Optimizer):
         slot.shown = shown
         self._show(slot)
 
-    def _follow_write(self, slot: _Slot) -> None:
+    def _follow_write(self, slot: _Slot) -> bool:
         expected = torch.zeros_like(slot.shown)
         thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
         if torch.equal(expected, slot.shown):
-            return
+            return False
         slot.latent.copy_(slot.shown)
+        slot.index = None  # the next pass clears what was written off the support
         if "written" not in self._said:
             self._said.add("written")
             log.warning(
@@ -442,6 +445,7 @@ class HardThresholding(torch.optim.Optimizer):
                 "was written.",
                 slot.name,
             )
+        return True
 
     def _mask_gradients(self) -> None:
         """In a sparse phase of AC/DC, entries off the support do not move."""
@@ -480,8 +484,9 @@ class HardThresholding(torch.optim.Optimizer):
                     f"step {self.n_steps} with a budget of {self.budget}.",
                     "Train on, or give a schedule with fewer `total_steps`.",
                 )
-            self._follow()
-            if not self.schedule.is_frozen(self.n_steps) or self._budgets() != self._in_force:
+            written = self._follow()
+            stale = written or self._budgets() != self._in_force
+            if stale or not self.schedule.is_frozen(self.n_steps):
                 self._choose()
             for slot in self._slots.values():
                 slot.latent, slot.index = slot.shown, None
@@ -554,10 +559,11 @@ class HardThresholding(torch.optim.Optimizer):
                 )
         for name, slot in self._slots.items():
             given = ours["latent"].get(name)
-            if given is None or given.shape != slot.latent.shape:
+            part = None if given is None else thresholded.local(given).shape
+            if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
                 raise InvalidParameterError(
                     f"`state_dict` does not fit the network: tensor {name!r} of shape "
-                    f"{tuple(slot.latent.shape)} is missing or of another shape."
+                    f"{tuple(slot.param.shape)} is missing, or of another shape or sharding."
                 )
         plain = {k: v for k, v in state_dict.items() if k != "hard_thresholding"}
         self.optimizer.load_state_dict(plain)
@@ -613,6 +619,12 @@ class HardThresholding(torch.optim.Optimizer):
 def _check_parameters(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], counted: Sequence[str]
 ) -> None:
+    devices = sorted({str(params[n].device) for n in counted})
+    if len(devices) > 1:
+        raise IncompatibleError(
+            f"The counted parameters lie on several devices: {', '.join(devices)}.",
+            "Give a budget for each device: name its tensors by `names`.",
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name in counted:
         if id(params[name]) not in held:
@@ -622,12 +634,6 @@ def _check_parameters(
             )
         if not named.all_true(torch.isfinite(params[name].detach()).all()):
             raise NonFiniteError(f"Tensor {name!r} contains NaN or infinity.")
-    devices = sorted({str(params[n].device) for n in counted})
-    if len(devices) > 1:
-        raise IncompatibleError(
-            f"The counted parameters lie on several devices: {', '.join(devices)}.",
-            "Give a budget for each device: name its tensors by `names`.",
-        )
 
 
 def freeze_support(model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
