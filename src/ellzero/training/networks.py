@@ -26,13 +26,13 @@ NETWORK_BATCH = 64
 NETWORK_LR = 4e-3
 # Polish of networks: rounds, and in each: steps of hard thresholding, pieces of a refit and the
 # L-BFGS iterations of one piece. A step of a large network takes long: it gets fewer.
-NETWORK_ROUNDS = 5
+NETWORK_ROUNDS, NETWORK_ROUNDS_LARGE = 5, 3
 NETWORK_STEPS, NETWORK_STEPS_LARGE = 300, 30
 NETWORK_PIECES, NETWORK_PIECES_LARGE = 10, 4
 NETWORK_REFIT = 100
 LARGE_NETWORK = 10_000
 # A refit ends when a unit gradient step moves no entry by more than this share of the largest.
-NETWORK_REFIT_TOL = 1e-12
+NETWORK_REFIT_TOL = 1e-9
 NETWORK_REFIT_TOL_LARGE = 1e-7
 NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
 
@@ -42,15 +42,20 @@ def solve_network(
 ) -> Result:
     """Train with a budget, polish, and certify."""
     point = polish(problem, train_network(experiment, budget, between), between, callback)
-    steps = _effort(problem)[0]
+    steps = _effort(problem)[1]
     return solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
 
 
-def _effort(problem: Problem) -> tuple[int, int, float]:
-    """Return the steps, the pieces of a refit and the tolerance that a network can afford."""
+def _effort(problem: Problem) -> tuple[int, int, int, float]:
+    """Return the rounds, steps, pieces of a refit and its tolerance that a network can afford."""
     if named.size(problem.objective.init_params()) > LARGE_NETWORK:
-        return NETWORK_STEPS_LARGE, NETWORK_PIECES_LARGE, NETWORK_REFIT_TOL_LARGE
-    return NETWORK_STEPS, NETWORK_PIECES, NETWORK_REFIT_TOL
+        return (
+            NETWORK_ROUNDS_LARGE,
+            NETWORK_STEPS_LARGE,
+            NETWORK_PIECES_LARGE,
+            NETWORK_REFIT_TOL_LARGE,
+        )
+    return NETWORK_ROUNDS, NETWORK_STEPS, NETWORK_PIECES, NETWORK_REFIT_TOL
 
 
 def train_network(experiment: Experiment, budget: int, between: Between) -> Params:
@@ -87,8 +92,8 @@ def train_network(experiment: Experiment, budget: int, between: Between) -> Para
 def polish(problem: Problem, point: Params, between: Between, callback: Callback) -> Params:
     """Alternate hard thresholding and minimization on the support until the support stays."""
     batch = named.to_batch(point)
-    steps = _effort(problem)[0]
-    for _ in range(NETWORK_ROUNDS):
+    rounds, steps, *_ = _effort(problem)
+    for _ in range(rounds):
         run = iterate(problem, NETWORK_SOLVER, batch, max_iter=steps, callback=callback)
         before, masks = named.nonzero_masks(batch), named.nonzero_masks(run.params)
         batch = _refit(problem, masks, run.params, between)
@@ -100,7 +105,7 @@ def polish(problem: Problem, point: Params, between: Between, callback: Callback
 
 def _refit(problem: Problem, masks: Masks, batch: Batch, between: Between) -> Batch:
     """Minimize on the support, piece by piece so that an interrupt is noticed."""
-    _, pieces, tol = _effort(problem)
+    pieces, tol = _effort(problem)[2:]
     for piece in range(pieces):
         batch = refit(problem.objective, masks, batch, max_iter=NETWORK_REFIT)
         grad = problem.objective.value_and_grad(batch)[1]
