@@ -161,6 +161,7 @@ def test_by_default_some_densities_are_tried():
     assert all(count(o.params) <= o.budget for o in run.outcomes)
 
 
+@pytest.mark.slow
 def test_the_search_returns_a_good_budget(monkeypatch):
     monkeypatch.setattr(networks, "NETWORK_EPOCHS", 10)
     monkeypatch.setattr(networks, "NETWORK_ROUNDS", 1)
