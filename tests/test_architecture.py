@@ -110,13 +110,13 @@ def test_only_tensors_make_python_numbers() -> None:
     for path in modules():
         if place(path) not in CORE or path.name == "curvature.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in CONVERSIONS
-            ):
-                wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno} .{node.func.attr}()")
+        wrong += [
+            f"{path.relative_to(SOURCE)}:{node.lineno} .{node.func.attr}()"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CONVERSIONS
+        ]
     assert wrong == []
 
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow as pa  # noqa: TID253
-import pyarrow.parquet as pq  # noqa: TID253
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import sklearn.datasets  # noqa: TID253
-import sklearn.linear_model  # noqa: TID253
+import sklearn.datasets
+import sklearn.linear_model
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

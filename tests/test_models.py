@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-import sklearn.linear_model  # noqa: TID253
+import sklearn.linear_model
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
