@@ -93,6 +93,13 @@ class WeightsSummary(TypedDict, total=False):
     tensors: list[TensorSummary]
 
 
+class SupportEntry(TypedDict):
+    """One nonzero of the chosen model, under a name for people."""
+
+    name: str
+    value: Number
+
+
 class CheckSummary(TypedDict, total=False):
     """One inequality of a certificate."""
 
@@ -121,6 +128,7 @@ class SupportsSummary(TypedDict, total=False):
     iterations: list[int]
     masks: list[list[int]]
     labels: list[str]
+    note: str
 
 
 class SmoothnessRow(TypedDict, total=False):
@@ -149,6 +157,7 @@ class TraceSummary(TypedDict, total=False):
     values: list[Number]
     series: list[SeriesSummary]
     y_label: str
+    note: str
 
 
 class EscapeSummary(TypedDict, total=False):
@@ -205,6 +214,7 @@ class Summary(TypedDict, total=False):
     dense: DenseSummary
     path: list[PathRow]
     weights: WeightsSummary
+    support: list[SupportEntry]
     certificate: CertificateSummary
     trace: TraceSummary
     supports: SupportsSummary

@@ -79,8 +79,16 @@ def proven(certificate: Mapping[str, Any]) -> str:
 
 
 def support_entries(summary: Summary) -> list[tuple[str, float]]:
-    """Return the nonzero weights with their names, as "coef[versicolor, petal length]"."""
+    """Return the nonzero weights with their names, as "coef[versicolor, petal length]".
+
+    A summary that names its entries in `support` has them as they are.
+    """
     out = []
+    for entry in summary.get("support") or []:
+        if finite(entry.get("value")):
+            out.append((clean(entry.get("name", "")), float(entry["value"])))
+    if out:
+        return out
     for tensor in (summary.get("weights") or {}).get("tensors") or []:
         values, name = tensor.get("values"), clean(tensor.get("name", ""))
         rows, columns = _labels(tensor)
@@ -414,6 +422,7 @@ def _trace(summary: Summary) -> list[Block]:
             y_label=clean(trace.get("y_label", "loss")) + (" (log scale)" if log else ""),
             log_y=log,
             integer_x=True,
+            note=clean(trace.get("note", "")),
         )
     ]
 
@@ -429,7 +438,14 @@ def _supports(summary: Summary) -> list[Block]:
             iterations=supports.get("iterations") or list(range(len(masks))),
             masks=masks,
             labels=supports.get("labels"),
-            note="Bars that last to the end are the final support.",
+            note=" ".join(
+                part
+                for part in (
+                    clean(supports.get("note", "")),
+                    "Bars that last to the end are the final support.",
+                )
+                if part
+            ),
         )
     ]
 

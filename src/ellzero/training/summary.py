@@ -20,6 +20,10 @@ from ellzero.training.run import TrainRun
 # Iterations of the demonstration run that the report draws, and parameters that can be drawn.
 SHOWN_ITERATIONS = 300
 SHOWN_PARAMETERS = 2000
+SHOWN_NOTE = (
+    "Plain iterative hard thresholding from one random start, to show how it moves; the chosen "
+    "model is the best of all starts after exchanges of support entries."
+)
 # Pairs of points drawn for the Monte Carlo estimate: of small models, others and networks.
 SAMPLES, SAMPLES_LARGE, SAMPLES_NETWORK = 2000, 200, 50
 
@@ -95,8 +99,13 @@ def shown_run(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
             "masks": masks,
             "labels": entry_labels(experiment),
             "n_iter": len(trace) - 1,
+            "note": SHOWN_NOTE,
         },
-        "trace": {"iterations": list(range(len(trace))), "values": trace},
+        "trace": {
+            "iterations": list(range(len(trace))),
+            "values": trace,
+            "note": SHOWN_NOTE,
+        },
     }
 
 
