@@ -463,7 +463,9 @@ def certify(
 @app.command()
 def reproduce(
     name: Annotated[str | None, typer.Argument(help="Experiment; none lists them.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller run, in seconds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller run: fewer starts and budgets.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     out: Annotated[str | None, typer.Option(help="Folder for the report and the JSON.")] = None,
     force: Force = False,

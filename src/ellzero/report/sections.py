@@ -83,10 +83,11 @@ def support_entries(summary: Summary) -> list[tuple[str, float]]:
 
     A summary that names its entries in `support` has them as they are.
     """
-    out = []
-    for entry in summary.get("support") or []:
-        if finite(entry.get("value")):
-            out.append((clean(entry.get("name", "")), float(entry["value"])))
+    out = [
+        (clean(entry.get("name", "")), float(entry["value"]))
+        for entry in summary.get("support") or []
+        if finite(entry.get("value"))
+    ]
     if out:
         return out
     for tensor in (summary.get("weights") or {}).get("tensors") or []:

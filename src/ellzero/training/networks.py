@@ -42,7 +42,8 @@ def solve_network(
 ) -> Result:
     """Train with a budget, polish, and certify."""
     point = polish(problem, train_network(experiment, budget, between), between, callback)
-    steps = _effort(problem)[1]
+    # Of a large network the support may still move: then the last refit is what is certified.
+    steps = 0 if named.size(point) > LARGE_NETWORK else NETWORK_STEPS
     return solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
 
 
