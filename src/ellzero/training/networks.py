@@ -26,8 +26,8 @@ NETWORK_BATCH = 64
 NETWORK_LR = 4e-3
 # Polish of networks: rounds, and in each: steps of hard thresholding, pieces of a refit and the
 # L-BFGS iterations of one piece. A step of a large network takes long: it gets fewer.
-NETWORK_ROUNDS, NETWORK_ROUNDS_LARGE = 5, 3
-NETWORK_STEPS, NETWORK_STEPS_LARGE = 300, 30
+NETWORK_ROUNDS, NETWORK_ROUNDS_LARGE = 5, 8
+NETWORK_STEPS, NETWORK_STEPS_LARGE = 300, 60
 NETWORK_PIECES, NETWORK_PIECES_LARGE = 10, 4
 NETWORK_REFIT = 100
 LARGE_NETWORK = 10_000
