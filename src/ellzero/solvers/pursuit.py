@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,11 +37,14 @@ class PursuitState(SolverState):
         The support that `params` is the minimizer on.
     code : Tensor of shape (size,), int64
         Code of the status that the last step found; 0 while running.
+    step_size : Tensor of shape (size,)
+        Length of the gradient step; NaN where there is none, or no bound to take it from.
     """
 
     grad: Batch
     masks: Batch
     code: Tensor
+    step_size: Tensor
 
 
 def _refusal(problem: Problem) -> str | None:
@@ -75,7 +79,7 @@ def _union(a: Masks, b: Masks) -> Masks:
     return named.map_tensors(torch.logical_or, a, b)
 
 
-def _begin(problem: Problem, params: Batch) -> PursuitState:
+def _begin(problem: Problem, params: Batch, step_size: float | None = None) -> PursuitState:
     """Project the start and refit on its support; a start at zero stays there."""
     constraint = problem.constraint
     assert isinstance(constraint, AbstractSparseSet)
@@ -84,7 +88,8 @@ def _begin(problem: Problem, params: Batch) -> PursuitState:
     refitted = refit(problem.objective, masks, params)
     value, grad = problem.objective.value_and_grad(refitted)
     code = torch.zeros_like(value, dtype=torch.int64)
-    return PursuitState(refitted, value, Batch(grad), masks, code)
+    step = torch.full_like(value, math.nan if step_size is None else step_size)
+    return PursuitState(refitted, value, Batch(grad), masks, code, step)
 
 
 def _advance(problem: Problem, state: PursuitState, params: Batch, masks: Masks) -> PursuitState:
@@ -101,6 +106,7 @@ def _advance(problem: Problem, state: PursuitState, params: Batch, masks: Masks)
         Batch(named.where(stop, state.grad, grad)),
         Batch(named.where(stop, state.masks, masks)),
         torch.where(stop, code, torch.zeros_like(code)),
+        state.step_size,
     )
 
 
@@ -122,11 +128,9 @@ class _PursuitLoop(AbstractSolver[PursuitState]):
         return state.code
 
 
-def _threshold_then_refit(
-    problem: Problem, state: PursuitState, step_size: float | None
-) -> PursuitState:
-    step: Tensor | float | None = step_size or certified_step_size(problem)
-    if step is None:
+def _threshold_then_refit(problem: Problem, state: PursuitState) -> PursuitState:
+    step = state.step_size
+    if named.any_true(torch.isnan(step)):
         step = initial_step_size(problem, state.params, state.grad)
     point = named.axpy(-step, state.grad, state.params)
     masks = _largest_squares(problem, point, state.masks)
@@ -182,8 +186,12 @@ class HTP(_PursuitLoop):
         return _needs_quadratic(problem)
 
     @override
+    def init(self, problem: Problem, params: Batch) -> PursuitState:
+        return _begin(problem, params, self.step_size or certified_step_size(problem))
+
+    @override
     def step(self, problem: Problem, state: PursuitState) -> PursuitState:
-        return _threshold_then_refit(problem, state, self.step_size)
+        return _threshold_then_refit(problem, state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +240,12 @@ class GraHTP(_PursuitLoop):
         return _refusal(problem)
 
     @override
+    def init(self, problem: Problem, params: Batch) -> PursuitState:
+        return _begin(problem, params, self.step_size or certified_step_size(problem))
+
+    @override
     def step(self, problem: Problem, state: PursuitState) -> PursuitState:
-        return _threshold_then_refit(problem, state, self.step_size)
+        return _threshold_then_refit(problem, state)
 
 
 def _merge_and_refit(problem: Problem, state: PursuitState, factor: int) -> tuple[Batch, Masks]:
@@ -368,7 +380,8 @@ class OMP(AbstractSolver[PursuitState]):
         point = refit(problem.objective, Batch(masks), Batch(named.zeros_like(params)))
         value, grad = problem.objective.value_and_grad(point)
         code = self._code(problem, Batch(masks), grad)
-        return PursuitState(point, value, Batch(grad), Batch(masks), code)
+        no_step = torch.full_like(value, math.nan)
+        return PursuitState(point, value, Batch(grad), Batch(masks), code, no_step)
 
     @staticmethod
     def _counted(problem: Problem, params: Params) -> Params:
@@ -398,7 +411,7 @@ class OMP(AbstractSolver[PursuitState]):
         params = refit(problem.objective, masks, state.params)
         value, grad = problem.objective.value_and_grad(params)
         code = self._code(problem, masks, grad)
-        return PursuitState(params, value, Batch(grad), Batch(masks), code)
+        return PursuitState(params, value, Batch(grad), Batch(masks), code, state.step_size)
 
     @override
     def terminate(self, problem: Problem, state: PursuitState) -> Tensor:

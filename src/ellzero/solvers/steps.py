@@ -35,6 +35,11 @@ def certified_step_size(problem: Problem) -> float | None:
     return 1.0 / estimate.value if estimate.value > 0 else 1.0
 
 
+def has_certified_step_size(problem: Problem) -> bool:
+    """Return whether the objective has a curvature bound to take the step from."""
+    return isinstance(problem.objective, AbstractSmoothObjective)
+
+
 def quadratic_model_holds(
     value: Tensor, grad: Params, move: Params, new_value: Tensor, step_size: Tensor
 ) -> Tensor:

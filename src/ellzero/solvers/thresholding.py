@@ -19,6 +19,7 @@ from ellzero.core.result import Status
 from ellzero.core.solver import AbstractSolver, SolverState, rounding
 from ellzero.solvers.steps import (
     certified_step_size,
+    has_certified_step_size,
     initial_step_size,
     quadratic_model_holds,
 )
@@ -215,7 +216,7 @@ class IHT(AbstractSolver[ThresholdingState]):
     @override
     def step(self, problem: Problem, state: ThresholdingState) -> ThresholdingState:
         fixed = isinstance(self.step_size, float | int) or (
-            self.step_size is None and certified_step_size_exists(problem)
+            self.step_size is None and has_certified_step_size(problem)
         )
         if fixed:
             point = named.axpy(-state.step_size, state.grad, state.params)
@@ -237,13 +238,6 @@ class IHT(AbstractSolver[ThresholdingState]):
     @override
     def terminate(self, problem: Problem, state: ThresholdingState) -> Tensor:
         return _terminate(state, self.tol)
-
-
-def certified_step_size_exists(problem: Problem) -> bool:
-    """Return whether the objective has a curvature bound to take the step from."""
-    from ellzero.core.problem import AbstractSmoothObjective
-
-    return isinstance(problem.objective, AbstractSmoothObjective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +369,7 @@ class AcceleratedIHT(AbstractSolver[ThresholdingState]):
 
     @override
     def refusal(self, problem: Problem) -> str | None:
-        if self.step_size is None and not certified_step_size_exists(problem):
+        if self.step_size is None and not has_certified_step_size(problem):
             return "it needs `step_size` where the objective has no curvature bound"
         return _needs_set(problem)
 
@@ -535,7 +529,7 @@ class ProximalGradient(AbstractSolver[ThresholdingState]):
             return "it needs a penalty, such as `L1`"
         if problem.constraint is not None:
             return "it does not take constraints"
-        if self.step_size is None and not certified_step_size_exists(problem):
+        if self.step_size is None and not has_certified_step_size(problem):
             return "it needs `step_size` where the objective has no curvature bound"
         return None
 
