@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from ellzero.errors import (
     ModelFileError,
     NonFiniteError,
 )
-from ellzero.storage import from_json, to_json, write_atomic
+from ellzero.storage import from_json, read_model_file, to_json, write_atomic
 from ellzero.tensors import named
 from ellzero.typing import Params
 from ellzero.validation import check_choice
@@ -173,19 +172,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     ModelFileError
         If the file is missing, cut short, damaged, of another kind or of another version.
     """
-    try:
-        blob = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ModelFileError(f"No model file '{path}'.", "Check the path.") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise ModelFileError(
-            f"'{path}' is not a file.", "Give the path of the model file itself."
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ModelFileError(
-            f"'{path}' cannot be read: {reason.lower()}.", "Check the path and its permissions."
-        ) from error
+    blob = read_model_file(path)
     return _unpack(str(path), blob)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ellzero.errors import DataError, InvalidParameterError
+from ellzero.errors import DataError, InvalidParameterError, ModelFileError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,6 +130,39 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def read_model_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a model file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    bytes
+        Its content, unchecked.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, is not a file, or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ModelFileError(f"No model file '{path}'.", "Check the path.") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise ModelFileError(
+            f"'{path}' is not a file.", "Give the path of the model file itself."
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ModelFileError(
+            f"'{path}' cannot be read: {reason.lower()}.", "Check the path and its permissions."
+        ) from error
 
 
 def check_output(path: str | os.PathLike[str], *, force: bool = False) -> Path:

@@ -7,7 +7,6 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from ellzero._version import __version__
 from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
 from ellzero.nn.export import packing
-from ellzero.storage import from_json, to_json, write_atomic
+from ellzero.storage import from_json, read_model_file, to_json, write_atomic
 from ellzero.validation import check_choice
 
 FORMAT = "ellzero-network"
@@ -116,19 +115,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> dict[s
     --------
     save : Writes the file.
     """
-    try:
-        blob = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise ModelFileError(f"No model file '{path}'.", "Check the path.") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        raise ModelFileError(
-            f"'{path}' is not a file.", "Give the path of the model file itself."
-        ) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ModelFileError(
-            f"'{path}' cannot be read: {reason.lower()}.", "Check the path and its permissions."
-        ) from error
+    blob = read_model_file(path)
     state = _unpack(str(path), blob)
     if model is not None:
         _check_fit(str(path), state, model)
