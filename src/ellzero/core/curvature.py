@@ -69,9 +69,3 @@ class CurvatureBound:
     def row(self, index: int) -> Tensor:
         """Return one row, shape (n,)."""
         return self.rows(torch.tensor([index], device=self.positions.device))[0]
-
-    def largest_eigenvalue(self) -> float:
-        """Return an upper bound on the largest eigenvalue; exact when the ridge is constant."""
-        left = torch.linalg.eigvalsh(self.left)[-1]
-        right = torch.linalg.eigvalsh(self.right)[-1]
-        return float(left.clamp_min(0) * right.clamp_min(0) + self.ridge.max())

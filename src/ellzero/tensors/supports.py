@@ -55,12 +55,6 @@ def scatter(values: Tensor, index: Tensor, valid: Tensor, template: Params) -> P
     return named.unflatten(flat[:, :-1], point)
 
 
-def masks_of(index: Tensor, valid: Tensor, template: Params) -> Masks:
-    """Return the batch of masks that is True at `index`."""
-    ones = torch.ones(index.shape, device=index.device)
-    return named.nonzero_masks(scatter(ones, index, valid, template))
-
-
 def covered(names: tuple[str, ...] | None, template: Params) -> Tensor:
     """Return which flattened entries a set restricts: bool of shape (n,)."""
     point = named.row(template, 0) if named.is_batch(template) else template
