@@ -534,6 +534,22 @@ SETS = [
         ),
     ),
     Entry(
+        sets.ProductSet,
+        {"one-in-each": lambda: sets.ProductSet((sets.L0Ball(1, ("coef",)),))},
+        (
+            Wrong(lambda: sets.ProductSet(()), "`sets` must hold at least one set, got none."),
+            Wrong(
+                lambda: sets.ProductSet((sets.Box(-1.0, 1.0, ("a",)),)),
+                "`sets` must hold sparse sets that name their tensors, got "
+                "Box(lower=-1.0, upper=1.0, names=('a',)).\nhint: Give each set its `names`.",
+            ),
+            Wrong(
+                lambda: sets.ProductSet((sets.L0Ball(1, ("a",)), sets.L0Ball(1, ("b", "a")))),
+                "`sets` must be on different tensors, got 'a' in two of them.",
+            ),
+        ),
+    ),
+    Entry(
         sets.Box,
         {"unit": lambda: sets.Box(-1.0, 1.0)},
         (Wrong(lambda: sets.Box(1.0, -1.0), "`lower` must be at most `upper`, got 1 and -1."),),

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern
+from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern, ProductSet
 from ellzero.sets.base import AbstractBudgetSet
 
 
@@ -119,5 +119,18 @@ CASES = [
         (("coef", (3, 2)), ("intercept", (1,))),
         _runs([(0, 2), (4,), (1, 3), (5,)], 1),
         (True,) * 6 + (False,),
+    ),
+    Case(
+        "product-and-free",
+        lambda **bounds: ProductSet(
+            (NMPattern(1, 2, ("b",), **bounds), L0Ball(1, ("a",), **bounds))
+        ),
+        (("a", (3,)), ("free", (1,)), ("b", (4,))),
+        lambda mask, factor: (
+            sum(mask[:3]) <= factor
+            and sum(mask[4:6]) <= min(factor, 2)
+            and sum(mask[6:]) <= min(factor, 2)
+        ),
+        (True,) * 3 + (False,) + (True,) * 4,
     ),
 ]
