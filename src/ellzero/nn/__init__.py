@@ -2,6 +2,15 @@
 
 from ellzero.nn import export, schedules
 from ellzero.nn.budgets import make_balls, prunable
+from ellzero.nn.certificate import certify
 from ellzero.nn.optimizer import HardThresholding, freeze_support
 
-__all__ = ["HardThresholding", "export", "freeze_support", "make_balls", "prunable", "schedules"]
+__all__ = [
+    "HardThresholding",
+    "certify",
+    "export",
+    "freeze_support",
+    "make_balls",
+    "prunable",
+    "schedules",
+]
