@@ -152,10 +152,10 @@ def make_balls(
     Notes
     -----
     Patterns are those of a shell (``*`` also matches dots) and match the tensors of `prunable`; an
-    exact name may name any tensor. A budget of rows or columns leaves each tensor at least one. The
-    density of a budget of rows is a share of the rows: since a unit that goes also takes its
-    column in the next layer, about the square of it remains of the entries. ERK as in U. Evci et
-    al., "Rigging the lottery", arXiv:1911.11134.
+    exact name may name any tensor. A budget of rows or columns leaves each tensor at least one.
+    The density of such a budget is a share of the units: a unit that goes also takes its column in
+    the next layer with it, so about the square of the density remains of the entries. ERK as in
+    U. Evci et al., "Rigging the lottery", arXiv:1911.11134.
 
     Examples
     --------

@@ -121,9 +121,8 @@ class HardThresholding(torch.optim.Optimizer):
     runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
     skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
-    Rows and columns are compared by the root mean square of their entries, so that large and
-    small layers share a budget, and with `power` shrink as a whole; biases stay as they are, see
-    `export.compact`.
+    Rows and columns are compared by their norm over the mean norm in their tensor, and are shown
+    as they are, whatever `power`. Their biases stay; `export.compact` takes dead units out.
 
     References
     ----------
@@ -278,7 +277,9 @@ class HardThresholding(torch.optim.Optimizer):
             elif isinstance(s, SliceL0Ball):
                 scores = {n: units.scores(t, s.axis) for n, t in scores.items()}
                 held = {n: units.kept(t, s.axis) for n, t in held.items()}
-                masks, levels = self._select(count, scores, held, ("rows", "columns")[s.axis])
+                # Shrinking units by `power` cost accuracy in most trials: they are shown as they are.
+                unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
+                masks, levels = self._select(count, scores, held, unit)[0], {}
             else:
                 now = with_budget(s, count)
                 masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
@@ -292,7 +293,7 @@ class HardThresholding(torch.optim.Optimizer):
             slot.mask = units.spread(slot.mask, slot.latent, slot.axis).clone()
         slot.drift, slot.level = abs(level - slot.level), level
         old, slot.index = slot.index, None
-        if self.recipe != "lazy" or slot.axis is not None:
+        if self.recipe != "lazy":
             self._show(slot)
             return
         slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
@@ -329,7 +330,9 @@ class HardThresholding(torch.optim.Optimizer):
         while True:
             counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
             below = {n: least[n] for n, c in counts.items() if c < least[n]}
-            self._say_collapse([n for n, c in counts.items() if c == 0 and n not in below], below, unit)
+            self._say_collapse(
+                [n for n, c in counts.items() if c == 0 and n not in below], below, unit
+            )
             if not below:
                 return masks, levels
             poor |= below
@@ -370,14 +373,9 @@ class HardThresholding(torch.optim.Optimizer):
         if slot.latent is slot.shown:
             thresholded.keep(slot.shown, slot.mask)
         else:
-            self._write(slot, slot.shown)
-
-    def _write(self, slot: _Slot, out: Tensor) -> None:
-        """Write the thresholded latent values."""
-        if slot.axis is None:
-            thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, out)
-        else:
-            units.show(slot.latent, slot.mask, slot.axis, slot.level, self.power, out)
+            thresholded.show(
+                slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
+            )
 
     # The step --------------------------------------------------------------------------------
 
@@ -493,7 +491,7 @@ class HardThresholding(torch.optim.Optimizer):
 
     def _follow_write(self, slot: _Slot) -> bool:
         expected = torch.zeros_like(slot.shown)
-        self._write(slot, expected)
+        thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
         if torch.equal(expected, slot.shown):
             return False
         slot.latent.copy_(slot.shown)

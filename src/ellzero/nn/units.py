@@ -1,4 +1,4 @@
-"""Rows and columns of weights as units: how large they are, and what the model is shown of them."""
+"""Rows and columns of weights as units: how large they are, and which are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ellzero.tensors import thresholded
 
 
 def scores(tensor: Tensor, axis: int) -> Tensor:
-    """Return the root mean square of each unit.
+    """Return the norm of each unit over the mean norm of the units of the same tensor.
 
     Parameters
     ----------
@@ -22,12 +22,21 @@ def scores(tensor: Tensor, axis: int) -> Tensor:
     Returns
     -------
     Tensor of shape (tensor.shape[axis],)
-        In float32, or float64 for a tensor of float64.
+        In float32, or float64 for a tensor of float64. Zeros where all units are zero.
 
     Raises
     ------
     IncompatibleError
         If the units of a sharded tensor lie on several processes.
+
+    Notes
+    -----
+    Layers of other sizes and scales share a budget, so norms are not comparable as they are. Test
+    accuracy in percent on the handwritten digits of scikit-learn, mean of three seeds, when 20 and
+    10 % of the rows of a perceptron with 200 and 60 units are kept, and 40 % of the filters of a
+    convolutional net with 16, 32 and 32: this score 94.9, 89.6, 92.5; plain norms 95.3, 91.7,
+    88.9; the same share in each layer 94.9, 87.3, 92.4. Norms over the square root of the size
+    leave a layer with one filter (two seeds, 93.4 and 85.8 for the first and the last net).
     """
     if thresholded.is_sharded(tensor) and axis != 0:
         raise IncompatibleError(
@@ -35,11 +44,12 @@ def scores(tensor: Tensor, axis: int) -> Tensor:
             'Count its rows with `structure="rows"`, or do not shard the model.',
         )
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+    least = torch.finfo(wide.dtype).tiny
     flat = wide.movedim(axis, 0).flatten(1)
     # Relative to the largest entry, so that squares neither vanish nor overflow.
     largest = flat.abs().amax(1, keepdim=True)
-    shares = flat / largest.clamp_min(torch.finfo(wide.dtype).tiny)
-    return shares.square().mean(1).sqrt() * largest.squeeze(1)
+    norms = (flat / largest.clamp_min(least)).square().sum(1).sqrt() * largest.squeeze(1)
+    return norms / norms.mean().clamp_min(least)
 
 
 def nonzero(tensor: Tensor, axis: int) -> Tensor:
@@ -57,32 +67,3 @@ def spread(units: Tensor, like: Tensor, axis: int) -> Tensor:
     shape = [1] * like.ndim
     shape[axis] = like.shape[axis]
     return units.reshape(shape).expand(like.shape)
-
-
-def show(
-    latent: Tensor, mask: Tensor, axis: int, level: float, power: float | None, out: Tensor
-) -> None:
-    r"""Write the thresholded units of a local tensor.
-
-    Parameters
-    ----------
-    latent : Tensor
-        Dense values.
-    mask : Tensor of bool
-        The support.
-    axis : int
-        Axis along which units lie.
-    level : float
-        The score tau of the smallest unit that is kept.
-    power : float or None
-        The exponent p of :math:`\theta_u (1 - (\tau / r_u)^p)^{1/p}`, where :math:`r_u` is the
-        score of the unit; None keeps the values.
-    out : Tensor
-        Receives the values; an entry of the support never becomes zero.
-    """
-    out.copy_(latent)
-    if power is not None and level > 0:
-        ratio = level / scores(latent, axis).clamp_min(level)
-        shares = (1 - ratio**power) ** (1 / power)
-        out.mul_(spread(shares.clamp_min(thresholded.LEAST_SHARE), out, axis).to(out.dtype))
-    thresholded.keep(out, mask)
