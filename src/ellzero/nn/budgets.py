@@ -351,7 +351,7 @@ def size_of(constraint: AbstractSparseSet, params: Params) -> int:
     if isinstance(constraint, GroupL0Ball):
         labels = constraint.groups
         parts = list(labels.values()) if isinstance(labels, Mapping) else [labels]
-        return torch.cat([t.reshape(-1) for t in parts]).unique().numel()
+        return len({label for part in parts for label in torch.as_tensor(part).flatten().tolist()})
     if isinstance(constraint, BlockL0Ball):
         h, w = constraint.block_shape
         return sum(-(-t.shape[0] // h) * -(-t.shape[1] // w) for t in inside)

@@ -178,7 +178,7 @@ class HardThresholding(torch.optim.Optimizer):
             )
         if constraint is not None and structure != "entries":
             raise InvalidParameterError(
-                f"`structure` says what `n_nonzero` counts, got {structure!r} with a `constraint`.",
+                f"`structure` says what `n_nonzero` counts, got {structure!r} and a `constraint`.",
                 "Give `n_nonzero`, or a `SliceL0Ball` as the constraint.",
             )
         params = dict(model.named_parameters())
@@ -277,7 +277,7 @@ class HardThresholding(torch.optim.Optimizer):
             elif isinstance(s, SliceL0Ball):
                 scores = {n: units.scores(t, s.axis) for n, t in scores.items()}
                 held = {n: units.kept(t, s.axis) for n, t in held.items()}
-                # Shrinking units by `power` cost accuracy in most trials: they are shown as they are.
+                # Shrinking units by `power` cost accuracy in most trials.
                 unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
                 masks, levels = self._select(count, scores, held, unit)[0], {}
             else:

@@ -69,7 +69,7 @@ _BINARY = {
     "add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_",
 }  # fmt: skip
 _CAT = {torch.cat, torch.concat, torch.concatenate}
-_INPUT = "the input of the model has them"
+_INPUT = "the input of the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +98,24 @@ class Use:
     """How one layer is used: the channels of its two sides, and its columns that can go.
 
     `removable` holds for inputs that the layer does not read, or whose constant it can take into
-    its bias; `constants` are these.
+    its bias. `merges` holds for inputs whose constant does not pass the zero padding: several of
+    them act as one. `constants` are those of both.
     """
 
     layer: nn.Module
     ins: np.ndarray[Any, Any]
     outs: np.ndarray[Any, Any]
     removable: np.ndarray[Any, Any] | None = None
+    merges: np.ndarray[Any, Any] | None = None
     constants: Tensor | None = None
     from_input: bool = False
+
+    def keeper(self) -> int:
+        """Return the input that takes up the others of `merges`."""
+        assert self.merges is not None
+        assert self.constants is not None
+        sizes = np.where(self.merges, self.constants.abs().double().cpu().numpy(), -1.0)
+        return int(sizes.argmax())
 
 
 @dataclass(slots=True)
@@ -144,7 +153,8 @@ class Channels:
         a = np.concatenate([none, *(e[0] for e in self.edges)])
         b = np.concatenate([none, *(e[1] for e in self.edges)])
         shape = (self.n_atoms, self.n_atoms)
-        graph = coo_array((np.ones(a.size, dtype=np.int8), (a, b)), shape=shape)
+        ones = np.ones(a.size, dtype=np.int8)
+        graph = coo_array((ones, (a, b)), shape=shape)  # type: ignore[no-untyped-call]
         labels: np.ndarray[Any, Any] = connected_components(graph, directed=False)[1]
         return labels
 
@@ -154,8 +164,10 @@ class Channels:
         gone = np.ones(int(classes.max(initial=-1)) + 1, dtype=bool)
         gone[classes[np.fromiter(self.pins, dtype=np.int64)]] = False
         for use in self.uses.values():
-            if use.removable is not None:
-                gone[classes[use.ins[~use.removable]]] = False
+            if use.removable is not None and use.merges is not None:
+                gone[classes[use.ins[~(use.removable | use.merges)]]] = False
+                if use.merges.any():  # the largest takes the others up
+                    gone[classes[use.ins[use.keeper()]]] = False
         sides = [s for use in self.uses.values() for s in (use.ins, use.outs) if s.size]
         while True:
             empty = [side for side in sides if gone[classes[side]].all()]
@@ -171,7 +183,7 @@ class Channels:
         for atom, why in [*self.pins.items(), *self.blocked.items()]:
             if classes[atom] in mine:
                 return why
-        return "they are alive in another branch, or the last of their layer"
+        return "alive in another branch, or the last of its layer"
 
 
 def trace(root: nn.Module, inputs: dict[str, Any]) -> fx.Graph:
@@ -270,7 +282,7 @@ class _Walk:
         axis %= len(value.shape)
         if value.axis == axis:
             return value
-        self.out.pin(value.atoms, "a layer reads another axis of them")
+        self.out.pin(value.atoms, "a layer reads another axis")
         atoms = self.out.fresh(value.shape[axis], reason)
         like = value.known
         dtype = like.dtype if like.dtype.is_floating_point else torch.float32
@@ -290,7 +302,7 @@ class _Walk:
         if node.op == "placeholder":
             return self.opaque(node, given=True)
         if node.op == "output":
-            return self.stop(node, env, "the output of the model has them")
+            return self.stop(node, env, "an output of the model")
         if node.op == "get_attr":
             return self.opaque(node)
         read = [env[n] for n in node.all_input_nodes]
@@ -302,17 +314,17 @@ class _Walk:
                 made = self.module(str(node.target), part, env[node.args[0]])
                 if made is not None:
                     return made
-            words = f"{type(part).__name__} '{node.target}' reads them"
+            words = f"read by {type(part).__name__} '{node.target}'"
             return self.stop(node, env, words)
         made = self.function(node, env)
         if made is not None:
             return made
         name = node.target if isinstance(node.target, str) else str(node.target)
         name = getattr(node.target, "__name__", name)
-        hint = " with other sizes than (samples, -1)" if name in ("view", "reshape") else ""
-        return self.stop(node, env, f"'{name}'{hint} reads them")
+        hint = " to other sizes than (samples, -1)" if name in ("view", "reshape") else ""
+        return self.stop(node, env, f"read by '{name}'{hint}")
 
-    def module(self, name: str, part: nn.Module, x: Any) -> Value | None:
+    def module(self, name: str, part: Any, x: Any) -> Value | None:
         if not isinstance(x, Value) or part._forward_hooks or part._forward_pre_hooks:
             return None
         if id(part) in self.tied:
@@ -374,19 +386,25 @@ class _Walk:
         unread = (weight == 0).transpose(0, 1).flatten(1).all(1)
         constants, uniform = _constants(x)
         fits = uniform & ((constants == 0) | (not padded))
-        for i in torch.nonzero(uniform & ~fits & ~unread).flatten().tolist():
-            words = f"their constant does not pass the zero padding of '{name}'"
+        merges = uniform & ~fits & ~unread
+        for i in torch.nonzero(merges).flatten().tolist():
+            words = f"a constant does not pass the zero padding of '{name}'"
             self.out.blocked.setdefault(int(x.atoms[i]), words)
-        constants = torch.where(fits, constants, 0)
-        known = name in self.out.uses
+        constants = torch.where(fits | merges, constants, 0)
+        again = name in self.out.uses
         use = self.use(name, part, x.atoms, outs)
-        if known and use.constants is not None:
-            fits = fits & (constants == use.constants)
+        if again and use.constants is not None:
+            same = constants == use.constants
+            fits, merges = (
+                fits & same,
+                merges & same & torch.from_numpy(use.merges).to(same.device),
+            )
             use.from_input = use.from_input and x.given
         else:
             use.from_input = x.given
         ok = (unread | fits).cpu().numpy()
         use.removable = ok if use.removable is None else use.removable & ok
+        use.merges = merges.cpu().numpy()
         use.constants = constants
 
     def linear(self, name: str, part: nn.Linear, x: Value) -> Value:
@@ -534,7 +552,7 @@ class _Walk:
             return None
         (axis,) = axes
         dim %= len(parts[0].shape)
-        words = "they meet others that are not followed"
+        words = "concatenated with channels that are not followed"
         parts = [self.along(p, axis, words) for p in parts]
         known = torch.cat([p.known for p in parts], dim)
         if dim == axis:
@@ -566,7 +584,7 @@ class _Walk:
         assert axis is not None
         if a.shape[axis] != b.shape[axis]:
             return None
-        words = "they are combined with others that are not followed"
+        words = "combined with channels that are not followed"
         a, b = self.along(a, axis, words), self.along(b, axis, words)
         self.out.join(a.atoms, b.atoms)
         made = _call(target, a.known, (b.known,), kwargs)

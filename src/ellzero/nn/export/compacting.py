@@ -132,15 +132,16 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
     Units are followed by `torch.fx` through elementwise activations, dropout, batch and instance
     normalization, pooling, flattening to (samples, -1), sums, products and concatenations, in
     linear layers and convolutions, also depthwise; in convolutions with larger groups whole groups
-    go. With a sum, a unit goes when it can go on every branch. A constant does not pass the zero
-    padding of a convolution, unless it is zero. What is not followed (attention, layer
-    normalization, recurrent layers, reshapes to fixed sizes) keeps the channels that it reads. Of
-    a module that cannot be traced, the parts that can are made smaller.
+    go. With a sum, a unit goes when it can go on every branch. A constant other than zero does not
+    pass the zero padding of a convolution into its bias; of all units with such constants one
+    stays, which takes up the others. What is not followed (attention, layer normalization,
+    recurrent layers, reshapes to fixed sizes) keeps the channels that it reads. Of a module that
+    cannot be traced, the parts that can are made smaller.
 
-    Nothing is taken on trust: after every round the copy is called with the sample, and with random
-    numbers of the same mean and spread, and a round that changes an output by more than rounding is
-    undone. Each layer keeps one unit at least. Rounds are repeated until nothing changes; a round
-    costs a few calls of the model.
+    Nothing is taken on trust: after every round the copy is called with the sample, and with
+    random numbers of the same mean and spread, and a round that changes an output by more than
+    rounding is undone. Each layer keeps one unit at least. Rounds are repeated until nothing
+    changes; a round costs a few calls of the model.
 
     Trained on, the copy learns like any dense model, but a constant that was moved into a bias no
     longer follows the layers that made it. Its shapes differ from those of the class, so keep
@@ -153,8 +154,8 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> _ = model[0].weight.data[3:].zero_()
     >>> small = export.compact(model, torch.randn(5, 4))
-    >>> small[0], small[2]
-    (Linear(in_features=4, out_features=3, bias=True), Linear(in_features=3, out_features=2, bias=True))
+    >>> tuple(small[0].weight.shape), tuple(small[2].weight.shape)
+    ((3, 4), (2, 3))
     """
     args, kwargs = _arguments(sample)
     original = _copy(model)
@@ -253,7 +254,7 @@ def changes_table(model: nn.Module) -> str:
     return "\n".join([*out, *(f"{c.name or '(model)'}: {c.reason}" for c in rows if c.reason)])
 
 
-# Calls --------------------------------------------------------------------------------------------
+# Calls ------------------------------------------------------------------------------------------
 
 
 def _arguments(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -370,8 +371,8 @@ def _macs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
             continue
 
         def count(part: nn.Module, _: Any, out: Tensor, name: str = name) -> None:
-            each = part.weight.numel() // part.weight.shape[0]  # type: ignore[union-attr, operator]
-            found[name] = found.get(name, 0) + out.numel() * int(each)
+            each = _weight(part)[:1].numel()
+            found[name] = found.get(name, 0) + out.numel() * each
 
         hooks.append(layer.register_forward_hook(count))
     try:
@@ -419,7 +420,7 @@ def _change(
     )
 
 
-# Rounds -------------------------------------------------------------------------------------------
+# Rounds ------------------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
@@ -449,7 +450,7 @@ def _parts(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], notes: dict[str, str]
 ) -> list[_Part]:
     """Return the largest parts that can be traced."""
-    seen = _inputs(model, args, kwargs)
+    seen = {"": (args, kwargs)}
     out: list[_Part] = []
 
     def descend(path: str, part: nn.Module) -> None:
@@ -463,7 +464,7 @@ def _parts(
             out.append(_Part(path, feed, {"x": noise.to(weight)}))
             return
         if type(part) in LAYERS:
-            notes.setdefault(path, "it lies between parts that are not traced")
+            notes.setdefault(path, "between parts that are not traced")
             return
         if path not in seen:
             if not isinstance(part, nn.ModuleList):
@@ -495,8 +496,10 @@ def _parts(
         if type(part) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
             descend(path, part)
             return
-        for key, child in part.named_children():
-            descend(_join(path, key), child)
+        inner = {_join(path, key): child for key, child in part.named_children()}
+        seen.update(_inputs(model, args, kwargs, inner))
+        for name, child in inner.items():
+            descend(name, child)
 
     descend("", model)
     return out
@@ -513,12 +516,15 @@ def _own_layers(path: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _inputs(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parts: Mapping[str, nn.Module],
 ) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
-    """Return what each part is called with, at its first call."""
+    """Return what parts of a model are called with, at their first call."""
     seen: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
     hooks = []
-    for name, part in model.named_modules():
+    for name, part in parts.items():
 
         def keep(
             module: nn.Module, given: tuple[Any, ...], more: dict[str, Any], name: str = name
@@ -622,14 +628,18 @@ def _shrink(use: channels.Use, gone: np.ndarray[Any, Any]) -> Callable[[], None]
     bias = None if layer.bias is None else layer.bias.detach()
     if use.removable is not None:
         assert use.constants is not None
-        lost = (
-            weight[:, ~ins].double().flatten(2).sum(2)
-            if weight.ndim > 2
-            else weight[:, ~ins].double()
-        )
-        moved = lost @ use.constants[~ins].double()
+        assert use.merges is not None
+        lost, merges = ~ins.to(weight.device), torch.from_numpy(use.merges).to(weight.device)
+        wide, constants = weight.double(), use.constants.double()
+        moved = wide[:, lost & ~merges].flatten(2) if wide.ndim > 2 else wide[:, lost & ~merges]
+        moved = (moved.sum(2) if moved.ndim > 2 else moved) @ constants[lost & ~merges]
         if bool((moved != 0).any()):
             bias = (moved if bias is None else bias.double() + moved).to(weight.dtype)
+        if bool((lost & merges).any()):
+            keeper = use.keeper()
+            shares = constants[lost & merges] / constants[keeper]
+            wide[:, keeper] += torch.tensordot(wide[:, lost & merges], shares, dims=([1], [0]))
+            weight = wide.to(weight.dtype)
         weight = weight[:, ins]
     else:
         layer.groups = n_in // (layer.in_channels // layer.groups)
@@ -656,7 +666,10 @@ def _select(
     smaller = copy.copy(layer)
     _snapshot(smaller)()  # with dictionaries of its own
     places = np.arange(gone.size + int(use.outs.size))
-    cut = channels.Use(smaller, places[: gone.size], places[gone.size :], ~gone, use.constants)
+    none = np.zeros_like(gone)
+    cut = channels.Use(
+        smaller, places[: gone.size], places[gone.size :], ~gone, none, use.constants
+    )
     _shrink(cut, np.concatenate([gone, np.zeros(use.outs.size, dtype=bool)]))
     index = torch.from_numpy(np.flatnonzero(~gone)).to(_weight(layer).device)
     axis = -1 if isinstance(layer, nn.Linear) else 1
