@@ -524,6 +524,14 @@ SETS = [
         ),
     ),
     Entry(
+        sets.SliceL0Ball,
+        {"one": lambda: sets.SliceL0Ball(1, names="matrix")},
+        (
+            *_budget("n_slices", "slices", sets.SliceL0Ball),
+            Wrong(lambda: sets.SliceL0Ball(1, axis=0.5), "`axis` must be an integer, got 0.5."),
+        ),
+    ),
+    Entry(
         sets.NMPattern,
         {"two-of-four": lambda: sets.NMPattern(2, 4)},
         (

@@ -10,7 +10,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern, ProductSet
+from ellzero.sets import (
+    BlockL0Ball,
+    GroupL0Ball,
+    L0Ball,
+    NMPattern,
+    ProductSet,
+    SliceL0Ball,
+)
 from ellzero.sets.base import AbstractBudgetSet
 
 
@@ -105,6 +112,20 @@ CASES = [
         (("a", (3, 2)), ("b", (1, 2))),
         lambda mask, factor: _hits(mask, BLOCKS) <= 2 * factor,
         (True,) * 8,
+    ),
+    Case(
+        "rows",
+        lambda **bounds: SliceL0Ball(2, **bounds),
+        (("a", (2, 1, 2)), ("b", (3,))),
+        lambda mask, factor: _hits(mask, "aabb012") <= 2 * factor,
+        (True,) * 7,
+    ),
+    Case(
+        "columns-and-free",
+        lambda **bounds: SliceL0Ball(1, 1, ("weight",), **bounds),
+        (("weight", (2, 3)), ("bias", (1,))),
+        lambda mask, factor: _hits(mask, "012012") <= factor,
+        (True,) * 6 + (False,),
     ),
     Case(
         "nm-ragged",

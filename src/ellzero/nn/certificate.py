@@ -31,6 +31,7 @@ def certify(
     constraint: AbstractSparseSet | None = None,
     names: Sequence[str] | None = None,
     allocation: str = "global",
+    structure: str = "entries",
     dense: nn.Module | Mapping[str, Tensor] | None = None,
     ridge: float = 0.0,
     tol: float = 1e-6,
@@ -64,6 +65,8 @@ def certify(
         Tensors that the budget counts; None means `prunable`. The others are free.
     allocation : {"global", "uniform", "erk"}, default="global"
         How one budget is shared by tensors; see `make_balls`.
+    structure : {"entries", "rows", "columns"}, default="entries"
+        What `n_nonzero` counts; see `make_balls`.
     dense : torch.nn.Module, mapping of str to Tensor or None, default=None
         The dense reference, as a module or its state: the certificate then tells what sparsity
         costs (`epsilon`).
@@ -138,7 +141,7 @@ def certify(
             "At most one of `n_nonzero` and `constraint` must be given, got both."
         )
     if constraint is None:
-        constraint = _budget(model, n_nonzero, names, allocation)
+        constraint = _budget(model, n_nonzero, names, allocation, structure)
     elif constraint.names is None:
         constraint = replace(constraint, names=tuple(prunable(model)))  # type: ignore[type-var]
     reference = None if dense is None else _reference(dense, params)
@@ -170,15 +173,20 @@ def certify(
 
 
 def _budget(
-    model: nn.Module, n_nonzero: Budget | None, names: Sequence[str] | None, allocation: str
+    model: nn.Module,
+    n_nonzero: Budget | None,
+    names: Sequence[str] | None,
+    allocation: str,
+    structure: str,
 ) -> AbstractSparseSet:
     if n_nonzero is None:
-        counted = tuple(prunable(model)) if names is None else tuple(names)
-        (ball,) = make_balls(model, 1.0, names=counted)
-        inside = [p for n, p in model.named_parameters() if n in (ball.names or ())]
-        count = sum(thresholded.count_true(p.detach() != 0) for p in inside)
-        return replace(ball, n_nonzero=count)
-    balls = make_balls(model, n_nonzero, names=names, allocation=allocation)
+        (ball,) = make_balls(model, 1.0, names=names)
+        params = dict(model.named_parameters())
+        counted = ball.names or ()
+        return L0Ball(
+            sum(thresholded.count_true(params[n].detach() != 0) for n in counted), counted
+        )
+    balls = make_balls(model, n_nonzero, names=names, allocation=allocation, structure=structure)
     return balls[0] if len(balls) == 1 else ProductSet(balls)
 
 
