@@ -1,16 +1,21 @@
 """Sparse networks: training any torch module under an exact budget."""
 
-from ellzero.nn import export, schedules
+from ellzero.nn import checkpoints, export, schedules
 from ellzero.nn.budgets import make_balls, prunable
 from ellzero.nn.certificate import certify
-from ellzero.nn.optimizer import HardThresholding, freeze_support
+from ellzero.nn.freezing import freeze_support
+from ellzero.nn.optimizer import HardThresholding
+from ellzero.nn.processes import check_same_support, support_hash
 
 __all__ = [
     "HardThresholding",
     "certify",
+    "check_same_support",
+    "checkpoints",
     "export",
     "freeze_support",
     "make_balls",
     "prunable",
     "schedules",
+    "support_hash",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from ellzero.core.problem import AbstractSparseSet
@@ -20,11 +19,12 @@ from ellzero.nn.budgets import (
     Budget,
     budget_of,
     make_balls,
-    prunable,
     size_of,
     with_budget,
 )
+from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
+from ellzero.nn.state import plain_name, split, spread
 from ellzero.sets import L0Ball, SliceL0Ball
 from ellzero.tensors import named, thresholded
 from ellzero.validation import check_choice, check_integer, check_real
@@ -195,7 +195,7 @@ class HardThresholding(torch.optim.Optimizer):
                 model, n_nonzero, names=names, allocation=allocation, structure=structure
             )
         counted = [name for s in self.sets for name in s.names or ()]
-        _check_parameters(optimizer, params, counted)
+        check_parameters(optimizer, params, counted)
         self.optimizer = optimizer
         self.schedule = constant() if schedule is None else schedule
         self.recipe, self.power, self.every, self.floor = recipe, power, every, floor
@@ -403,6 +403,8 @@ class HardThresholding(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._is_preparation():
+            return loss
         for slot in self._slots.values():
             if not slot.param.requires_grad:
                 raise IncompatibleError(
@@ -432,6 +434,23 @@ class HardThresholding(torch.optim.Optimizer):
         for slot in self._slots.values():
             slot.version = slot.param._version
         return loss
+
+    def _is_preparation(self) -> bool:
+        """Let the optimizer build its state without a step, as `torch.distributed` asks for.
+
+        It asks by a step at a learning rate of zero with gradients that are zero.
+        """
+        if self.state or any(group.get("lr", 1.0) != 0 for group in self.param_groups):
+            return False
+        held = [p for group in self.param_groups for p in group["params"]]
+        if any(thresholded.count_true(p.grad != 0) for p in held if p.grad is not None):
+            return False
+        self.optimizer.step()
+        for values in self.state.values():
+            for name in values.keys() & {"step", "momentum_buffer"}:
+                if isinstance(values[name], Tensor):
+                    values[name].zero_()
+        return True
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
@@ -469,18 +488,19 @@ class HardThresholding(torch.optim.Optimizer):
         written = False
         for slot in self._slots.values():
             if thresholded.is_sharded(slot.param):
-                continue
-            if (
+                if thresholded.local(slot.param).data_ptr() != slot.shown.data_ptr():
+                    self._follow_move(slot)
+            elif (
                 slot.param.data_ptr() != slot.shown.data_ptr()
                 or slot.param.dtype != slot.shown.dtype
             ):
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
-        return written
+        return any_process(written, (slot.param for slot in self._slots.values()))
 
     def _follow_move(self, slot: _Slot) -> None:
-        shown = slot.param.detach()
+        shown = thresholded.local(slot.param)
         same = slot.latent is slot.shown
         slot.latent = shown if same else slot.latent.to(shown)
         slot.mask = slot.mask.to(shown.device)
@@ -555,9 +575,12 @@ class HardThresholding(torch.optim.Optimizer):
 
     # State -----------------------------------------------------------------------------------
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must have been saved with to be loaded, as plain values."""
+        names = [tuple(plain_name(n) for n in s.names or ()) for s in self.sets]
         return {
-            "sets": [repr(s) for s in self.sets],
+            "sets": [repr(replace(s, names=n)) for s, n in zip(self.sets, names, strict=True)],  # type: ignore[type-var]
             "recipe": self.recipe,
             "power": self.power,
             "every": self.every,
@@ -565,27 +588,62 @@ class HardThresholding(torch.optim.Optimizer):
             "schedule": repr(self.schedule),
         }
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise when the settings of a checkpoint are not those of this optimizer.
+
+        Parameters
+        ----------
+        settings : mapping
+            `settings` of the optimizer that was saved.
+
+        Raises
+        ------
+        InvalidParameterError
+            If the budget, the recipe or the schedule is another.
+        """
+        for key, value in self.settings.items():
+            if settings.get(key) != value:
+                raise InvalidParameterError(
+                    f"`state_dict` was saved with {key} {settings.get(key)}, "
+                    f"this optimizer has {value}.",
+                    "Build the optimizer with the settings of the checkpoint.",
+                )
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and under ``"hard_thresholding"`` that of the budget.
+        """Return the state of the optimizer and that of the budget.
 
         Returns
         -------
         dict
-            Everything that a run needs to go on bit for bit, besides the model's own state.
+            Everything that a run needs to go on bit for bit, besides the model's own state. What
+            belongs to a parameter lies beside the optimizer's state of it, the rest in the first
+            group, both under ``"hard_thresholding"``.
         """
-        out: dict[str, Any] = self.optimizer.state_dict()
-        out["hard_thresholding"] = {
-            "settings": self._settings(),
+        ours = {
+            "settings": self.settings,
             "n_steps": self.n_steps,
             "n_skipped": self.n_skipped,
             "is_finalized": self.is_finalized,
             "in_force": list(self._in_force),
-            "latent": {n: s.share(s.latent) for n, s in self._slots.items()},
+            "latent": self.latent,
             "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
-            "levels": {n: s.level for n, s in self._slots.items()},
+            "levels": {
+                n: torch.tensor(s.level, dtype=torch.float64) for n, s in self._slots.items()
+            },
         }
-        return out
+        return spread(self.optimizer.state_dict(), ours, self._numbers())
+
+    @property
+    def latent(self) -> dict[str, Tensor]:
+        """Dense values behind the counted parameters, by name; sharded like them."""
+        return {n: s.share(s.latent) for n, s in self._slots.items()}
+
+    def _numbers(self) -> dict[str, int]:
+        """Return the place of every counted parameter among those of the optimizer."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        places = {id(p): i for i, p in enumerate(held)}
+        return {n: places[id(s.param)] for n, s in self._slots.items()}
 
     @override
     @torch.no_grad()
@@ -595,35 +653,27 @@ class HardThresholding(torch.optim.Optimizer):
         Parameters
         ----------
         state_dict : dict
-            State of a `HardThresholding` with the same budget, recipe and schedule.
+            State of a `HardThresholding` with the same budget, recipe and schedule, as it is or
+            from ``torch.distributed.checkpoint.state_dict`` (not flattened).
 
         Raises
         ------
         InvalidParameterError
-            If the state is of another optimizer, budget or network.
+            If the state is of another optimizer, budget or network; with sharded parameters, on
+            all processes that share one.
         """
-        ours = state_dict.get("hard_thresholding")
-        if ours is None:
-            raise InvalidParameterError(
-                "`state_dict` must come from a `HardThresholding`, got one without supports.",
-                "Resume with the optimizer state that was saved by the sparse run.",
+        plain, ours = split(state_dict, self._numbers())
+        wrong: InvalidParameterError | None = None
+        try:
+            ours = self._check_state(ours)
+        except InvalidParameterError as error:
+            wrong = error
+        if any_process(wrong is not None, (s.param for s in self._slots.values())):
+            raise wrong or InvalidParameterError(
+                "`state_dict` does not fit on another process.",
+                "See the message of that process.",
             )
-        for key, value in self._settings().items():
-            if ours["settings"].get(key) != value:
-                raise InvalidParameterError(
-                    f"`state_dict` was saved with {key} {ours['settings'].get(key)}, "
-                    f"this optimizer has {value}.",
-                    "Build the optimizer with the settings of the checkpoint.",
-                )
-        for name, slot in self._slots.items():
-            given = ours["latent"].get(name)
-            part = None if given is None else thresholded.local(given).shape
-            if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
-                raise InvalidParameterError(
-                    f"`state_dict` does not fit the network: tensor {name!r} of shape "
-                    f"{tuple(slot.param.shape)} is missing, or of another shape or sharding."
-                )
-        plain = {k: v for k, v in state_dict.items() if k != "hard_thresholding"}
+        assert ours is not None
         self.optimizer.load_state_dict(plain)
         self._share()
         self.n_steps, self.n_skipped = ours["n_steps"], ours["n_skipped"]
@@ -638,12 +688,31 @@ class HardThresholding(torch.optim.Optimizer):
             else:
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
-            slot.level, slot.drift, slot.index = ours["levels"][name], 0.0, None
+            slot.level, slot.drift = named.to_float(ours["levels"][name]), 0.0
+            slot.index = None
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
             self._show(slot)
             slot.version = slot.param._version
+
+    def _check_state(self, ours: dict[str, Any] | None) -> dict[str, Any]:
+        """Return our part of a state when it fits."""
+        if ours is None:
+            raise InvalidParameterError(
+                "`state_dict` must come from a `HardThresholding`, got one without supports.",
+                "Resume with the optimizer state that was saved by the sparse run.",
+            )
+        self.check_settings(ours["settings"])
+        for name, slot in self._slots.items():
+            given = ours.get("latent", {}).get(name)
+            part = None if given is None else thresholded.local(given).shape
+            if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
+                raise InvalidParameterError(
+                    f"`state_dict` does not fit the network: tensor {name!r} of shape "
+                    f"{tuple(slot.param.shape)} is missing, or of another shape or sharding."
+                )
+        return ours
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -674,7 +743,7 @@ class HardThresholding(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
 
-def _check_parameters(
+def check_parameters(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], counted: Sequence[str]
 ) -> None:
     devices = sorted({str(params[n].device) for n in counted})
@@ -692,76 +761,3 @@ def _check_parameters(
             )
         if not named.all_true(torch.isfinite(params[name].detach()).all()):
             raise NonFiniteError(f"Tensor {name!r} contains NaN or infinity.")
-
-
-def freeze_support(model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Keep the zeros of an already sparse model through further training.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Its weights of two axes or more that hold zeros keep them.
-    optimizer : torch.optim.Optimizer
-        The optimizer that trains the model. After each of its steps the zeros are written again,
-        whatever momentum and weight decay did.
-
-    Returns
-    -------
-    RemovableHandle
-        ``handle.remove()`` lets the zeros go.
-
-    Raises
-    ------
-    InvalidParameterError
-        If no weight of the model holds a zero.
-    IncompatibleError
-        If the optimizer does not hold a weight with zeros, or is a `HardThresholding`.
-
-    See Also
-    --------
-    HardThresholding : Choose the support during training.
-
-    Notes
-    -----
-    One pass over the weights for each step, and one byte an entry. The support is read from the
-    zeros, so there is nothing to save: call it again after loading a checkpoint.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from ellzero.nn import freeze_support
-    >>> model = torch.nn.Linear(4, 2)
-    >>> _ = model.weight.data[:, :3].zero_()
-    >>> optimizer = torch.optim.AdamW(model.parameters())
-    >>> handle = freeze_support(model, optimizer)
-    >>> model(torch.ones(1, 4)).sum().backward()
-    >>> optimizer.step()
-    >>> int((model.weight != 0).sum())
-    2
-    """
-    if isinstance(optimizer, HardThresholding):
-        raise IncompatibleError(
-            "`optimizer` must be a plain optimizer, got a `HardThresholding`.",
-            "Call its `finalize`, which freezes the support.",
-        )
-    sparse = {
-        n: p
-        for n, p in prunable(model).items()
-        if thresholded.count_true(p.detach() != 0) < p.numel()
-    }
-    if not sparse:
-        raise InvalidParameterError(
-            "`model` must hold zeros in its weights, got none.",
-            "Load the sparse checkpoint first, or prune with `HardThresholding`.",
-        )
-    _check_parameters(optimizer, sparse, tuple(sparse))
-    masks = {n: thresholded.local(p) != 0 for n, p in sparse.items()}
-
-    @torch.no_grad()
-    def write_zeros(*_: Any) -> None:
-        for name, param in sparse.items():
-            part = thresholded.local(param)
-            masks[name] = masks[name].to(part.device)
-            thresholded.keep(part, masks[name])
-
-    return optimizer.register_step_post_hook(write_zeros)
