@@ -1,6 +1,6 @@
 """Sparse networks: training any torch module under an exact budget."""
 
-from ellzero.nn import checkpoints, export, schedules
+from ellzero.nn import callbacks, checkpoints, export, schedules
 from ellzero.nn.budgets import make_balls, prunable
 from ellzero.nn.certificate import certify
 from ellzero.nn.freezing import freeze_support
@@ -9,6 +9,7 @@ from ellzero.nn.processes import check_same_support, support_hash
 
 __all__ = [
     "HardThresholding",
+    "callbacks",
     "certify",
     "check_same_support",
     "checkpoints",

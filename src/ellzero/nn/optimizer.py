@@ -32,6 +32,8 @@ from ellzero.validation import check_choice, check_integer, check_real
 log = logging.getLogger("ellzero")
 
 RECIPES = ("lazy", "iht", "acdc")
+# Where callbacks lay a copy of the state for hosts that load the inner optimizer alone.
+CARRIED = "ellzero.carried"
 
 
 @dataclass(slots=True)
@@ -255,6 +257,12 @@ class HardThresholding(torch.optim.Optimizer):
         """Return the final budgets; -1 for sets that have none."""
         return tuple(-1 if n is None else n for n in map(budget_of, self.sets))
 
+    @property
+    def target(self) -> int:
+        """Most nonzeros that the sets allow by the final budget."""
+        points = {n: s.param.detach() for n, s in self._slots.items()}
+        return sum(s.max_nonzero({k: points[k] for k in s.names or ()}) for s in self.sets)
+
     def _budgets(self) -> tuple[int, ...]:
         """Return what the schedule asks for now; -1 for sets that it does not touch."""
         return tuple(
@@ -293,7 +301,7 @@ class HardThresholding(torch.optim.Optimizer):
             slot.mask = units.spread(slot.mask, slot.latent, slot.axis).clone()
         slot.drift, slot.level = abs(level - slot.level), level
         old, slot.index = slot.index, None
-        if self.recipe != "lazy":
+        if slot.latent is slot.shown:
             self._show(slot)
             return
         slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
@@ -542,7 +550,9 @@ class HardThresholding(torch.optim.Optimizer):
         """Fix the support at the final budget and drop the latent values.
 
         Afterwards the model holds exact zeros and the count asked for; further steps train the
-        entries of the support alone. The wrapped model is a plain module with plain keys.
+        entries of the support alone. The wrapped model is a plain module with plain keys. What
+        was written into the model since the last step, such as an average of weights, is kept but
+        for the entries over the budget; so it is by every later call.
 
         Parameters
         ----------
@@ -555,20 +565,27 @@ class HardThresholding(torch.optim.Optimizer):
         InvalidParameterError
             If the schedule has not reached the final budget.
         """
-        if not self.is_finalized:
-            if not self.schedule.is_final(self.n_steps):
-                raise InvalidParameterError(
-                    f"`finalize` must come after the schedule has reached the final budget, got "
-                    f"step {self.n_steps} with a budget of {self.budget}.",
-                    "Train on, or give a schedule with fewer `total_steps`.",
-                )
-            written = self._follow()
-            stale = written or self._budgets() != self._in_force
-            if stale or not self.schedule.is_frozen(self.n_steps):
-                self._choose()
-            for slot in self._slots.values():
-                slot.latent, slot.index = slot.shown, None
-            self.is_finalized = True
+        inner = getattr(self, "_optimizer", None)
+        if isinstance(inner, HardThresholding):  # proxies of Lightning run methods on themselves
+            inner.finalize(dtype)
+            return
+        if not self.is_finalized and not self.schedule.is_final(self.n_steps):
+            raise InvalidParameterError(
+                f"`finalize` must come after the schedule has reached the final budget, got "
+                f"step {self.n_steps} with a budget of {self.budget}.",
+                "Train on, or give a schedule with fewer `total_steps`.",
+            )
+        for slot in self._slots.values():
+            slot.version = -1  # what is written to `param.data` does not count as a version
+        written = self._follow() or self.is_finalized
+        stale = self._budgets() != self._in_force or not self.schedule.is_frozen(self.n_steps)
+        if stale and not written:
+            self._choose()
+        for slot in self._slots.values():
+            slot.latent, slot.index = slot.shown, None
+        if written:
+            self._choose()
+        self.is_finalized = True
         if dtype is not None:
             for slot in self._slots.values():
                 thresholded.fit_to(slot.shown, slot.mask, dtype)
@@ -675,6 +692,7 @@ class HardThresholding(torch.optim.Optimizer):
             )
         assert ours is not None
         self.optimizer.load_state_dict(plain)
+        self.optimizer.state.pop(CARRIED, None)
         self._share()
         self.n_steps, self.n_skipped = ours["n_steps"], ours["n_skipped"]
         self.is_finalized = ours["is_finalized"]
