@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +19,22 @@ from ellzero.nn.budgets import Budget, make_balls, prunable
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.sets import L0Ball
 from ellzero.tensors import named, thresholded
+from ellzero.tensors.scores import (
+    curvature_factors,
+    root_mean_square,
+    second_moment,
+    show_scaled,
+)
 from ellzero.validation import check_choice, check_integer, check_real
 
 log = logging.getLogger("ellzero")
 
-RECIPES = ("lazy", "iht", "acdc")
+RECIPES = ("lazy", "straight_through", "iht", "acdc")
+# Recipes with latent values beside what the model holds.
+LATENT = ("lazy", "straight_through")
+SCORES = ("magnitude", "relative", "curvature")
+# Exponent of the curvature in the scores; 1 is the saliency of optimal brain damage.
+CURVATURE = 0.5
 
 
 @dataclass(slots=True)
@@ -42,6 +54,8 @@ class _Slot:
     level: float = 0.0
     drift: float = 0.0
     version: int = 0
+    # What an entry's magnitude is multiplied by in its score: one number, or one each.
+    factor: float | Tensor = 1.0
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -58,8 +72,9 @@ class HardThresholding(torch.optim.Optimizer):
         w_i = \theta_i \, (1 - (\tau / |\theta_i|)^p)^{1/p} \;\text{on the support, else}\; 0
 
     where tau is the smallest magnitude in the support and p is `power`: an entry enters and leaves
-    the support continuously. ``recipe="iht"`` thresholds the parameters themselves, and
-    ``recipe="acdc"`` trains masked or dense as the schedule says.
+    the support continuously. ``recipe="straight_through"`` is the same with plain hard
+    thresholding, ``recipe="iht"`` thresholds the parameters themselves, and ``recipe="acdc"``
+    trains masked or dense as the schedule says.
 
     Parameters
     ----------
@@ -73,10 +88,11 @@ class HardThresholding(torch.optim.Optimizer):
         for each tensor it names. Required unless `constraint` is given.
     schedule : AbstractSchedule or None, default=None
         How the budget falls and when the support is frozen; None means the final budget at once.
-    recipe : {"lazy", "iht", "acdc"}, default="lazy"
+    recipe : {"lazy", "straight_through", "iht", "acdc"}, default="lazy"
         As above.
     power : float or None, default=3.0
-        The exponent p of the lazy recipe; None means plain hard thresholding.
+        The exponent p of the lazy recipe; None means plain hard thresholding. Other recipes
+        ignore it.
     every : int, default=5
         Steps between choices of the support. In between the support stays.
     names : sequence of str or None, default=None
@@ -88,6 +104,16 @@ class HardThresholding(torch.optim.Optimizer):
         a layer to lose all its entries.
     constraint : AbstractSparseSet or None, default=None
         Any sparse set, such as `NMPattern(2, 4)`, instead of `n_nonzero`; in force at once.
+    scores : {"magnitude", "relative", "curvature"}, default="magnitude"
+        What the support is chosen by: :math:`|\theta_i|`; :math:`|\theta_i|` over the root mean
+        square of its tensor; or :math:`|\theta_i| \, (v_i / \bar v + 10^{-6})^{1/4}`, with the
+        squared gradients v that the optimizer averages and their mean over the tensor.
+    pruned_gradient : float, default=1.0
+        Factor on the gradients of entries off the support. Must be in [0, 1]; 0 keeps pruned
+        entries where they are, up to momentum and weight decay.
+    average : bool, default=False
+        Whether `finalize` takes, for all parameters, the mean over the steps since the support
+        was frozen. Needs a schedule that freezes it.
 
     Raises
     ------
@@ -140,12 +166,18 @@ class HardThresholding(torch.optim.Optimizer):
         allocation: str = "global",
         floor: float = 0.05,
         constraint: AbstractSparseSet | None = None,
+        scores: str = "magnitude",
+        pruned_gradient: float = 1.0,
+        average: bool = False,
     ) -> None:
         check_choice("recipe", recipe, RECIPES)
         check_integer("every", every, 1)
         check_real("floor", floor, 0.0, 1.0)
         if power is not None:
             check_real("power", power, 1.0)
+        check_choice("scores", scores, SCORES)
+        check_real("pruned_gradient", pruned_gradient, 0.0, 1.0)
+        _check_options(optimizer, schedule, recipe, scores, pruned_gradient, average)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise IncompatibleError(
                 "`optimizer` must take one step for one gradient, got `LBFGS`.",
@@ -171,7 +203,10 @@ class HardThresholding(torch.optim.Optimizer):
         _check_parameters(optimizer, params, counted)
         self.optimizer = optimizer
         self.schedule = constant() if schedule is None else schedule
-        self.recipe, self.power, self.every, self.floor = recipe, power, every, floor
+        self.recipe, self.every, self.floor = recipe, every, floor
+        self.power = power if recipe == "lazy" else None
+        self.scores, self.pruned_gradient, self.average = scores, pruned_gradient, average
+        self.n_averaged = 0
         self.n_steps = 0
         self.n_skipped = 0
         self.is_finalized = False
@@ -180,10 +215,13 @@ class HardThresholding(torch.optim.Optimizer):
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._held = {n: p for n, p in params.items() if id(p) in held} if average else {}
+        self._means: dict[str, Tensor] = {}
         self._slots: dict[str, _Slot] = {}
         for name in counted:
             shown = thresholded.local(params[name])
-            latent = shown.clone() if recipe == "lazy" else shown
+            latent = shown.clone() if recipe in LATENT else shown
             mask = torch.zeros_like(shown, dtype=torch.bool)
             self._slots[name] = _Slot(name, params[name], latent, shown, mask)
         self._sizes = tuple(sum(params[n].numel() for n in s.names or ()) for s in self.sets)
@@ -227,9 +265,10 @@ class HardThresholding(torch.optim.Optimizer):
     def _choose(self) -> None:
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
+        self.n_averaged = 0
         for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
-            scores = {n: self._slots[n].share(self._slots[n].latent) for n in names}
+            scores = {n: self._slots[n].share(self._score(self._slots[n])) for n in names}
             held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
             if isinstance(s, L0Ball):
                 masks, levels = self._select(count, scores, held)
@@ -238,12 +277,27 @@ class HardThresholding(torch.optim.Optimizer):
             for name in names:
                 self._change(self._slots[name], masks[name], levels.get(name, 0.0))
 
+    def _score(self, slot: _Slot) -> Tensor:
+        """Return local values whose magnitudes are the scores."""
+        if self.scores == "magnitude":
+            return slot.latent
+        if self.scores == "relative":
+            slot.factor = 1 / root_mean_square(slot.share(slot.latent))
+        else:
+            # Before the first step nothing is known of the curvature.
+            moment = second_moment(self.state.get(slot.param, {}))
+            if moment is not None:
+                slot.factor = curvature_factors(moment, CURVATURE).to(slot.latent.device)
+            elif self.n_steps:
+                raise IncompatibleError(*_no_curvature(self.optimizer))
+        return (slot.latent * slot.factor).to(slot.latent.dtype)
+
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
         slot.mask = thresholded.local(mask)
         slot.drift, slot.level = abs(level - slot.level), level
         old, slot.index = slot.index, None
-        if self.recipe != "lazy":
+        if self.recipe not in LATENT:
             self._show(slot)
             return
         slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
@@ -314,9 +368,17 @@ class HardThresholding(torch.optim.Optimizer):
         if slot.latent is slot.shown:
             thresholded.keep(slot.shown, slot.mask)
         else:
-            thresholded.show(
-                slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
+            self._write(slot, slot.shown)
+
+    def _write(self, slot: _Slot, out: Tensor) -> None:
+        """Write the thresholded latent values of one tensor."""
+        if isinstance(slot.factor, Tensor):
+            show_scaled(
+                slot.latent, slot.mask, slot.index, slot.factor, slot.level, self.power, out
             )
+            return
+        level = slot.level / slot.factor
+        thresholded.show(slot.latent, slot.mask, slot.index, level, self.power, out)
 
     # The step --------------------------------------------------------------------------------
 
@@ -358,10 +420,10 @@ class HardThresholding(torch.optim.Optimizer):
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
         written = self._follow()
-        if self.recipe == "lazy" and not self.is_finalized:
+        self._mask_gradients()
+        if self.recipe in LATENT and not self.is_finalized:
             self._step_latent()
         else:
-            self._mask_gradients()
             with thresholded.flushed():
                 self.optimizer.step()
         self.n_steps += 1
@@ -372,7 +434,21 @@ class HardThresholding(torch.optim.Optimizer):
                 self._show(slot)
         for slot in self._slots.values():
             slot.version = slot.param._version
+        if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
+            self._accumulate()
         return loss
+
+    def _accumulate(self) -> None:
+        """Take the present parameters into the mean over the frozen steps."""
+        self.n_averaged += 1
+        for name, param in self._held.items():
+            part = thresholded.local(param)
+            wide = part if part.dtype == torch.float64 else part.float()
+            mean = self._means.get(name)
+            if mean is None or self.n_averaged == 1:
+                self._means[name] = wide.clone()
+            else:
+                self._means[name] = mean.to(wide).lerp_(wide, 1 / self.n_averaged)
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
@@ -428,12 +504,14 @@ class HardThresholding(torch.optim.Optimizer):
         slot.mask = slot.mask.to(shown.device)
         if slot.index is not None:
             slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+        if isinstance(slot.factor, Tensor):
+            slot.factor = slot.factor.to(shown.device)
         slot.shown = shown
         self._show(slot)
 
     def _follow_write(self, slot: _Slot) -> bool:
         expected = torch.zeros_like(slot.shown)
-        thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
+        self._write(slot, expected)
         if torch.equal(expected, slot.shown):
             return False
         slot.latent.copy_(slot.shown)
@@ -448,12 +526,14 @@ class HardThresholding(torch.optim.Optimizer):
         return True
 
     def _mask_gradients(self) -> None:
-        """In a sparse phase of AC/DC, entries off the support do not move."""
-        if self.recipe != "acdc":
+        """Shrink gradients off the support; in a sparse phase of AC/DC they are zero."""
+        factor = 0.0 if self.recipe == "acdc" else self.pruned_gradient
+        if factor == 1.0 or (self.is_finalized and self.recipe != "acdc"):
             return
         for slot in self._slots.values():
             if slot.param.grad is not None:
-                thresholded.local(slot.param.grad).mul_(slot.mask)
+                grad = thresholded.local(slot.param.grad)
+                grad.copy_(torch.where(slot.mask, grad, grad * factor))
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -484,12 +564,25 @@ class HardThresholding(torch.optim.Optimizer):
                     f"step {self.n_steps} with a budget of {self.budget}.",
                     "Train on, or give a schedule with fewer `total_steps`.",
                 )
+            if self.average and not self.schedule.is_frozen(self.n_steps):
+                raise InvalidParameterError(
+                    f"`finalize` must come after the support was frozen, since `average` is True, "
+                    f"got step {self.n_steps}.",
+                    "Train on, or give a schedule with a smaller `freeze`.",
+                )
             written = self._follow()
             stale = written or self._budgets() != self._in_force
             if stale or not self.schedule.is_frozen(self.n_steps):
                 self._choose()
+            if self.n_averaged:
+                for name, param in self._held.items():
+                    thresholded.local(param).copy_(self._means[name])
+            self._means = {}
             for slot in self._slots.values():
-                slot.latent, slot.index = slot.shown, None
+                slot.latent, slot.index, slot.factor = slot.shown, None, 1.0
+                if self.n_averaged:
+                    self._show(slot)  # a mean may be zero, a kept entry may not
+                    slot.version = slot.param._version
             self.is_finalized = True
         if dtype is not None:
             for slot in self._slots.values():
@@ -504,6 +597,9 @@ class HardThresholding(torch.optim.Optimizer):
             "power": self.power,
             "every": self.every,
             "floor": self.floor,
+            "scores": self.scores,
+            "pruned_gradient": self.pruned_gradient,
+            "average": self.average,
             "schedule": repr(self.schedule),
         }
 
@@ -526,6 +622,12 @@ class HardThresholding(torch.optim.Optimizer):
             "latent": {n: s.share(s.latent) for n, s in self._slots.items()},
             "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
             "levels": {n: s.level for n, s in self._slots.items()},
+            "factors": {
+                n: s.share(s.factor) if isinstance(s.factor, Tensor) else s.factor
+                for n, s in self._slots.items()
+            },
+            "n_averaged": self.n_averaged,
+            "means": {n: thresholded.share_like(t, self._held[n]) for n, t in self._means.items()},
         }
         return out
 
@@ -574,18 +676,27 @@ class HardThresholding(torch.optim.Optimizer):
         for name, slot in self._slots.items():
             latent = thresholded.local(ours["latent"][name])
             slot.shown = thresholded.local(slot.param)
-            if self.recipe != "lazy" or self.is_finalized:
+            if self.recipe not in LATENT or self.is_finalized:
                 slot.latent = slot.shown
                 slot.shown.copy_(latent)
             else:
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
             slot.level, slot.drift, slot.index = ours["levels"][name], 0.0, None
+            factor = ours["factors"][name]
+            if isinstance(factor, Tensor):
+                factor = thresholded.local(factor).to(slot.shown.device, copy=True)
+            slot.factor = factor
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
             self._show(slot)
             slot.version = slot.param._version
+        self.n_averaged = ours["n_averaged"]
+        self._means = {
+            n: thresholded.local(t).to(self._held[n].device, copy=True)
+            for n, t in ours["means"].items()
+        }
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -614,6 +725,37 @@ class HardThresholding(torch.optim.Optimizer):
                 "Build the optimizer and `HardThresholding` again with all parameters.",
             )
         super().add_param_group(param_group)
+
+
+def _check_options(
+    optimizer: torch.optim.Optimizer,
+    schedule: AbstractSchedule | None,
+    recipe: str,
+    scores: str,
+    pruned_gradient: float,
+    average: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if scores == "curvature" and isinstance(optimizer, torch.optim.SGD):
+        raise IncompatibleError(*_no_curvature(optimizer))
+    if pruned_gradient != 1.0 and recipe == "acdc":
+        raise InvalidParameterError(
+            f"`pruned_gradient` must be 1.0 with recipe 'acdc', got {pruned_gradient:g}.",
+            "In its sparse phases gradients off the support are zero already.",
+        )
+    if average and not (constant() if schedule is None else schedule).is_frozen(sys.maxsize):
+        raise InvalidParameterError(
+            f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
+            "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
+        )
+
+
+def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
+    return (
+        "`scores='curvature'` needs an optimizer that averages squared gradients, got "
+        f"`{type(optimizer).__name__}`.",
+        "Use `torch.optim.AdamW`, or another score.",
+    )
 
 
 def _check_parameters(
