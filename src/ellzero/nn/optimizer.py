@@ -131,18 +131,24 @@ class HardThresholding(torch.optim.Optimizer):
     runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
     skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
+    Curvature scores cost another copy of the counted tensors and are taken anew at each choice of
+    the support; `average` costs a copy of all parameters and one pass over them for each frozen
+    step. Running statistics of normalization layers are not averaged: call
+    `torch.optim.swa_utils.update_bn` after `finalize`. Options that are off cost nothing.
 
     References
     ----------
     .. [1] S. Damadi, S. Zolfaghari, M. Rezaie and J. Shen, "Learning a Sparse Neural Network
        using IHT", arXiv:2404.18414.
     .. [2] A. Peste et al., "AC/DC", arXiv:2106.12379.
-    .. [3] A. Glandorf and others, "Feather", arXiv:2310.02448 (the operator with power 3).
+    .. [3] A. Glentis Georgoulakis, G. Retsinas and P. Maragos, "Feather: an elegant solution to
+       effective DNN sparsification", arXiv:2310.02448 (power 3, scaled gradients).
+    .. [4] Y. LeCun, J. Denker and S. Solla, "Optimal brain damage", NIPS, 1989 (curvature).
 
     Examples
     --------
     >>> import torch
-    >>> from ellzero.nn import HardThresholding
+    >>> from ellzero.nn import HardThresholding, schedules
     >>> model = torch.nn.Linear(10, 10)
     >>> base = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> optimizer = HardThresholding(base, model, n_nonzero=7)
@@ -150,6 +156,20 @@ class HardThresholding(torch.optim.Optimizer):
     >>> optimizer.step()
     >>> int((model.weight != 0).sum())
     7
+
+    A rate that falls to zero is worth more than any other option:
+
+    >>> base = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.8, 0.99))
+    >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=8)
+    >>> optimizer = HardThresholding(base, model, n_nonzero=5, schedule=ramp)
+    >>> decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
+    >>> for _ in range(8):
+    ...     model(torch.ones(1, 10)).sum().backward()
+    ...     optimizer.step()
+    ...     decay.step()
+    >>> optimizer.finalize()
+    >>> int((model.weight != 0).sum()), optimizer.param_groups[0]["lr"]
+    (5, 0.0)
     """
 
     def __init__(
