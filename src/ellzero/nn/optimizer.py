@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,13 +26,24 @@ from ellzero.nn.budgets import (
 from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.nn.state import plain_name, split, spread
-from ellzero.sets import L0Ball, SliceL0Ball
+from ellzero.sets import L0Ball, ProductSet, SliceL0Ball
 from ellzero.tensors import named, thresholded
+from ellzero.tensors.scores import (
+    curvature_factors,
+    root_mean_square,
+    second_moment,
+    show_scaled,
+)
 from ellzero.validation import check_choice, check_integer, check_real
 
 log = logging.getLogger("ellzero")
 
-RECIPES = ("lazy", "iht", "acdc")
+RECIPES = ("lazy", "straight_through", "iht", "acdc")
+# Recipes with latent values beside what the model holds.
+LATENT = ("lazy", "straight_through")
+SCORES = ("magnitude", "relative", "curvature")
+# Exponent of the curvature in the scores; 1 is the saliency of optimal brain damage.
+CURVATURE = 0.5
 # Where callbacks lay a copy of the state for hosts that load the inner optimizer alone.
 CARRIED = "ellzero.carried"
 
@@ -54,6 +66,8 @@ class _Slot:
     level: float = 0.0
     drift: float = 0.0
     version: int = 0
+    # What an entry's magnitude is multiplied by in its score: one number, or one each.
+    factor: float | Tensor = 1.0
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -70,8 +84,9 @@ class HardThresholding(torch.optim.Optimizer):
         w_i = \theta_i \, (1 - (\tau / |\theta_i|)^p)^{1/p} \;\text{on the support, else}\; 0
 
     where tau is the smallest magnitude in the support and p is `power`: an entry enters and leaves
-    the support continuously. ``recipe="iht"`` thresholds the parameters themselves, and
-    ``recipe="acdc"`` trains masked or dense as the schedule says.
+    the support continuously. ``recipe="straight_through"`` is the same with plain hard
+    thresholding, ``recipe="iht"`` thresholds the parameters themselves, and ``recipe="acdc"``
+    trains masked or dense as the schedule says.
 
     Parameters
     ----------
@@ -86,10 +101,11 @@ class HardThresholding(torch.optim.Optimizer):
         its tensors share. Required unless `constraint` is given.
     schedule : AbstractSchedule or None, default=None
         How the budget falls and when the support is frozen; None means the final budget at once.
-    recipe : {"lazy", "iht", "acdc"}, default="lazy"
+    recipe : {"lazy", "straight_through", "iht", "acdc"}, default="lazy"
         As above.
     power : float or None, default=3.0
-        The exponent p of the lazy recipe; None means plain hard thresholding.
+        The exponent p of the lazy recipe; None means plain hard thresholding. Other recipes
+        ignore it.
     every : int, default=5
         Steps between choices of the support. In between the support stays.
     names : sequence of str or None, default=None
@@ -106,6 +122,16 @@ class HardThresholding(torch.optim.Optimizer):
         What `n_nonzero` counts; see `make_balls`. Rows are output units and filters, columns are
         input features and channels. A unit counts once, whatever its size, and is kept or zeroed
         whole; a density is a share of the units.
+    scores : {"magnitude", "relative", "curvature"}, default="magnitude"
+        What the support is chosen by: :math:`|\theta_i|`; :math:`|\theta_i|` over the root mean
+        square of its tensor; or :math:`|\theta_i| \, (v_i / \bar v + 10^{-6})^{1/4}`, with the
+        squared gradients v that the optimizer averages and their mean over the tensor.
+    pruned_gradient : float, default=1.0
+        Factor on the gradients of entries off the support. Must be in [0, 1]; 0 keeps pruned
+        entries where they are, up to momentum and weight decay.
+    average : bool, default=False
+        Whether `finalize` takes, for all parameters, the mean over the steps since the support
+        was frozen. Needs a schedule that freezes it.
 
     Raises
     ------
@@ -125,18 +151,24 @@ class HardThresholding(torch.optim.Optimizer):
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
     Rows and columns are compared by their norm over the mean norm in their tensor, and are shown
     as they are, whatever `power`. Their biases stay; `export.compact` takes dead units out.
+    Curvature scores cost another copy of the counted tensors and are taken anew at each choice of
+    the support; `average` costs a copy of all parameters and one pass over them for each frozen
+    step. Running statistics of normalization layers are not averaged: call
+    `torch.optim.swa_utils.update_bn` after `finalize`. Options that are off cost nothing.
 
     References
     ----------
     .. [1] S. Damadi, S. Zolfaghari, M. Rezaie and J. Shen, "Learning a Sparse Neural Network
        using IHT", arXiv:2404.18414.
     .. [2] A. Peste et al., "AC/DC", arXiv:2106.12379.
-    .. [3] A. Glandorf and others, "Feather", arXiv:2310.02448 (the operator with power 3).
+    .. [3] A. Glentis Georgoulakis, G. Retsinas and P. Maragos, "Feather: an elegant solution to
+       effective DNN sparsification", arXiv:2310.02448 (power 3, scaled gradients).
+    .. [4] Y. LeCun, J. Denker and S. Solla, "Optimal brain damage", NIPS, 1989 (curvature).
 
     Examples
     --------
     >>> import torch
-    >>> from ellzero.nn import HardThresholding
+    >>> from ellzero.nn import HardThresholding, schedules
     >>> model = torch.nn.Linear(10, 10)
     >>> base = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> optimizer = HardThresholding(base, model, n_nonzero=7)
@@ -144,6 +176,20 @@ class HardThresholding(torch.optim.Optimizer):
     >>> optimizer.step()
     >>> int((model.weight != 0).sum())
     7
+
+    A rate that falls to zero is worth more than any other option:
+
+    >>> base = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.8, 0.99))
+    >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=8)
+    >>> optimizer = HardThresholding(base, model, n_nonzero=5, schedule=ramp)
+    >>> decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
+    >>> for _ in range(8):
+    ...     model(torch.ones(1, 10)).sum().backward()
+    ...     optimizer.step()
+    ...     decay.step()
+    >>> optimizer.finalize()
+    >>> int((model.weight != 0).sum()), optimizer.param_groups[0]["lr"]
+    (5, 0.0)
     """
 
     def __init__(
@@ -161,6 +207,9 @@ class HardThresholding(torch.optim.Optimizer):
         floor: float = 0.05,
         constraint: AbstractSparseSet | None = None,
         structure: str = "entries",
+        scores: str = "magnitude",
+        pruned_gradient: float = 1.0,
+        average: bool = False,
     ) -> None:
         check_choice("recipe", recipe, RECIPES)
         check_choice("structure", structure, STRUCTURES)
@@ -168,6 +217,9 @@ class HardThresholding(torch.optim.Optimizer):
         check_real("floor", floor, 0.0, 1.0)
         if power is not None:
             check_real("power", power, 1.0)
+        check_choice("scores", scores, SCORES)
+        check_real("pruned_gradient", pruned_gradient, 0.0, 1.0)
+        _check_options(optimizer, schedule, recipe, scores, pruned_gradient, average)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise IncompatibleError(
                 "`optimizer` must take one step for one gradient, got `LBFGS`.",
@@ -190,7 +242,7 @@ class HardThresholding(torch.optim.Optimizer):
                 wanted = tuple(n for n, p in params.items() if p.ndim >= 2 and p.requires_grad)
                 constraint = replace(constraint, names=wanted)  # type: ignore[type-var]
             constraint.check_params({n: p.detach() for n, p in params.items()})
-            self.sets = (constraint,)
+            self.sets = constraint.sets if isinstance(constraint, ProductSet) else (constraint,)
         else:
             assert n_nonzero is not None
             self.sets = make_balls(
@@ -200,7 +252,10 @@ class HardThresholding(torch.optim.Optimizer):
         check_parameters(optimizer, params, counted)
         self.optimizer = optimizer
         self.schedule = constant() if schedule is None else schedule
-        self.recipe, self.power, self.every, self.floor = recipe, power, every, floor
+        self.recipe, self.every, self.floor = recipe, every, floor
+        self.power = power if recipe == "lazy" else None
+        self.scores, self.pruned_gradient, self.average = scores, pruned_gradient, average
+        self.n_averaged = 0
         self.n_steps = 0
         self.n_skipped = 0
         self.is_finalized = False
@@ -209,11 +264,15 @@ class HardThresholding(torch.optim.Optimizer):
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._held = {n: p for n, p in params.items() if id(p) in held} if average else {}
+        # Laid out at once, so that a checkpoint finds their place in a fresh optimizer.
+        self._means = {n: thresholded.zeros_wide(p) for n, p in self._held.items()}
         self._slots: dict[str, _Slot] = {}
         axes = {n: s.axis for s in self.sets if isinstance(s, SliceL0Ball) for n in s.names or ()}
         for name in counted:
             shown = thresholded.local(params[name])
-            latent = shown.clone() if recipe == "lazy" else shown
+            latent = shown.clone() if recipe in LATENT else shown
             mask = torch.zeros_like(shown, dtype=torch.bool)
             self._slots[name] = _Slot(name, params[name], latent, shown, mask, axes.get(name))
         self._sizes = tuple(size_of(s, params) for s in self.sets)
@@ -276,9 +335,10 @@ class HardThresholding(torch.optim.Optimizer):
     def _choose(self) -> None:
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
+        self.n_averaged = 0
         for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
-            scores = {n: self._slots[n].share(self._slots[n].latent) for n in names}
+            scores = {n: self._slots[n].share(self._score(self._slots[n])) for n in names}
             held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
             if isinstance(s, L0Ball):
                 masks, levels = self._select(count, scores, held)
@@ -293,6 +353,23 @@ class HardThresholding(torch.optim.Optimizer):
                 masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
             for name in names:
                 self._change(self._slots[name], masks[name], levels.get(name, 0.0))
+
+    def _score(self, slot: _Slot) -> Tensor:
+        """Return local values whose magnitudes are the scores."""
+        if self.scores == "magnitude":
+            return slot.latent
+        if self.scores == "relative":
+            slot.factor = 1 / root_mean_square(slot.share(slot.latent))
+        else:
+            # Before the first step nothing is known of the curvature.
+            moment = second_moment(self.state.get(slot.param, {}))
+            if moment is not None:
+                slot.factor = curvature_factors(moment, CURVATURE).to(slot.latent.device)
+            elif self.n_steps:
+                raise IncompatibleError(*_no_curvature(self.optimizer))
+            else:
+                slot.factor = torch.ones_like(slot.latent)
+        return (slot.latent * slot.factor).to(slot.latent.dtype)
 
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
@@ -381,9 +458,17 @@ class HardThresholding(torch.optim.Optimizer):
         if slot.latent is slot.shown:
             thresholded.keep(slot.shown, slot.mask)
         else:
-            thresholded.show(
-                slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
+            self._write(slot, slot.shown)
+
+    def _write(self, slot: _Slot, out: Tensor) -> None:
+        """Write the thresholded latent values of one tensor."""
+        if isinstance(slot.factor, Tensor):
+            show_scaled(
+                slot.latent, slot.mask, slot.index, slot.factor, slot.level, self.power, out
             )
+            return
+        level = slot.level / slot.factor
+        thresholded.show(slot.latent, slot.mask, slot.index, level, self.power, out)
 
     # The step --------------------------------------------------------------------------------
 
@@ -427,10 +512,10 @@ class HardThresholding(torch.optim.Optimizer):
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
         written = self._follow()
-        if self.recipe == "lazy" and not self.is_finalized:
+        self._mask_gradients()
+        if self.recipe in LATENT and not self.is_finalized:
             self._step_latent()
         else:
-            self._mask_gradients()
             with thresholded.flushed():
                 self.optimizer.step()
         self.n_steps += 1
@@ -441,6 +526,8 @@ class HardThresholding(torch.optim.Optimizer):
                 self._show(slot)
         for slot in self._slots.values():
             slot.version = slot.param._version
+        if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
+            self._accumulate()
         return loss
 
     def _is_preparation(self) -> bool:
@@ -459,6 +546,22 @@ class HardThresholding(torch.optim.Optimizer):
                 if isinstance(values[name], Tensor):
                     values[name].zero_()
         return True
+
+    def _accumulate(self) -> None:
+        """Take the present parameters into the mean over the frozen steps."""
+        self.n_averaged += 1
+        for name, param in self._held.items():
+            part = thresholded.local(param)
+            mean = self._means[name].to(part.device)
+            self._means[name] = mean.lerp_(part.to(mean.dtype), 1 / self.n_averaged)
+
+    def _take_means(self) -> None:
+        """Let the parameters hold their means over the frozen steps."""
+        for name, param in self._held.items():
+            thresholded.local(param).copy_(self._means[name])
+        for slot in self._slots.values():
+            self._show(slot)  # a mean may be zero, a kept entry may not
+            slot.version = slot.param._version
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
@@ -514,12 +617,14 @@ class HardThresholding(torch.optim.Optimizer):
         slot.mask = slot.mask.to(shown.device)
         if slot.index is not None:
             slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+        if isinstance(slot.factor, Tensor):
+            slot.factor = slot.factor.to(shown.device)
         slot.shown = shown
         self._show(slot)
 
     def _follow_write(self, slot: _Slot) -> bool:
         expected = torch.zeros_like(slot.shown)
-        thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
+        self._write(slot, expected)
         if torch.equal(expected, slot.shown):
             return False
         slot.latent.copy_(slot.shown)
@@ -534,12 +639,14 @@ class HardThresholding(torch.optim.Optimizer):
         return True
 
     def _mask_gradients(self) -> None:
-        """In a sparse phase of AC/DC, entries off the support do not move."""
-        if self.recipe != "acdc":
+        """Shrink gradients off the support; in a sparse phase of AC/DC they are zero."""
+        factor = 0.0 if self.recipe == "acdc" else self.pruned_gradient
+        if factor == 1.0 or (self.is_finalized and self.recipe != "acdc"):
             return
         for slot in self._slots.values():
             if slot.param.grad is not None:
-                thresholded.local(slot.param.grad).mul_(slot.mask)
+                grad = thresholded.local(slot.param.grad)
+                grad.copy_(torch.where(slot.mask, grad, grad * factor))
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -575,6 +682,12 @@ class HardThresholding(torch.optim.Optimizer):
                 f"step {self.n_steps} with a budget of {self.budget}.",
                 "Train on, or give a schedule with fewer `total_steps`.",
             )
+        if not self.is_finalized and self.average and not self.schedule.is_frozen(self.n_steps):
+            raise InvalidParameterError(
+                f"`finalize` must come after the support was frozen, since `average` is True, "
+                f"got step {self.n_steps}.",
+                "Train on, or give a schedule with a smaller `freeze`.",
+            )
         for slot in self._slots.values():
             slot.version = -1  # what is written to `param.data` does not count as a version
         written = self._follow() or self.is_finalized
@@ -582,9 +695,11 @@ class HardThresholding(torch.optim.Optimizer):
         if stale and not written:
             self._choose()
         for slot in self._slots.values():
-            slot.latent, slot.index = slot.shown, None
+            slot.latent, slot.index, slot.factor = slot.shown, None, 1.0
         if written:
             self._choose()
+        elif self.n_averaged:
+            self._take_means()
         self.is_finalized = True
         if dtype is not None:
             for slot in self._slots.values():
@@ -602,6 +717,9 @@ class HardThresholding(torch.optim.Optimizer):
             "power": self.power,
             "every": self.every,
             "floor": self.floor,
+            "scores": self.scores,
+            "pruned_gradient": self.pruned_gradient,
+            "average": self.average,
             "schedule": repr(self.schedule),
         }
 
@@ -648,7 +766,11 @@ class HardThresholding(torch.optim.Optimizer):
             "levels": {
                 n: torch.tensor(s.level, dtype=torch.float64) for n, s in self._slots.items()
             },
+            "n_averaged": self.n_averaged,
+            "means": {n: thresholded.share_like(t, self._held[n]) for n, t in self._means.items()},
         }
+        if self.scores != "magnitude":
+            ours["factors"] = self._factors()
         return spread(self.optimizer.state_dict(), ours, self._numbers())
 
     @property
@@ -657,10 +779,11 @@ class HardThresholding(torch.optim.Optimizer):
         return {n: s.share(s.latent) for n, s in self._slots.items()}
 
     def _numbers(self) -> dict[str, int]:
-        """Return the place of every counted parameter among those of the optimizer."""
+        """Return the place in the optimizer of every parameter that has a state of ours."""
         held = [p for group in self.param_groups for p in group["params"]]
         places = {id(p): i for i, p in enumerate(held)}
-        return {n: places[id(s.param)] for n, s in self._slots.items()}
+        ours = self._held | {n: s.param for n, s in self._slots.items()}
+        return {n: places[id(p)] for n, p in ours.items()}
 
     @override
     @torch.no_grad()
@@ -700,7 +823,7 @@ class HardThresholding(torch.optim.Optimizer):
         for name, slot in self._slots.items():
             latent = thresholded.local(ours["latent"][name])
             slot.shown = thresholded.local(slot.param)
-            if self.recipe != "lazy" or self.is_finalized:
+            if self.recipe not in LATENT or self.is_finalized:
                 slot.latent = slot.shown
                 slot.shown.copy_(latent)
             else:
@@ -708,11 +831,28 @@ class HardThresholding(torch.optim.Optimizer):
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
             slot.level, slot.drift = named.to_float(ours["levels"][name]), 0.0
             slot.index = None
+            slot.factor = 1.0
+            if "factors" in ours:
+                factor = thresholded.local(ours["factors"][name])
+                whole = factor.ndim > 0
+                slot.factor = factor.to(slot.shown, copy=True) if whole else named.to_float(factor)
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
             self._show(slot)
             slot.version = slot.param._version
+        self.n_averaged = ours["n_averaged"]
+        for name, mean in ours.get("means", {}).items():
+            self._means[name] = thresholded.local(mean).to(self._held[name].device, copy=True)
+
+    def _factors(self) -> dict[str, Tensor]:
+        """Return what scores multiply magnitudes by; numbers as 0-d tensors."""
+        return {
+            n: s.share(s.factor)
+            if isinstance(s.factor, Tensor)
+            else torch.tensor(s.factor, dtype=torch.float64)
+            for n, s in self._slots.items()
+        }
 
     def _check_state(self, ours: dict[str, Any] | None) -> dict[str, Any]:
         """Return our part of a state when it fits."""
@@ -759,6 +899,37 @@ class HardThresholding(torch.optim.Optimizer):
                 "Build the optimizer and `HardThresholding` again with all parameters.",
             )
         super().add_param_group(param_group)
+
+
+def _check_options(
+    optimizer: torch.optim.Optimizer,
+    schedule: AbstractSchedule | None,
+    recipe: str,
+    scores: str,
+    pruned_gradient: float,
+    average: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if scores == "curvature" and isinstance(optimizer, torch.optim.SGD):
+        raise IncompatibleError(*_no_curvature(optimizer))
+    if pruned_gradient != 1.0 and recipe == "acdc":
+        raise InvalidParameterError(
+            f"`pruned_gradient` must be 1.0 with recipe 'acdc', got {pruned_gradient:g}.",
+            "In its sparse phases gradients off the support are zero already.",
+        )
+    if average and not (constant() if schedule is None else schedule).is_frozen(sys.maxsize):
+        raise InvalidParameterError(
+            f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
+            "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
+        )
+
+
+def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
+    return (
+        "`scores='curvature'` needs an optimizer that averages squared gradients, got "
+        f"`{type(optimizer).__name__}`.",
+        "Use `torch.optim.AdamW`, or another score.",
+    )
 
 
 def check_parameters(

@@ -27,7 +27,7 @@ def spread(
     ours : mapping
         Mappings of names to tensors go to the parameters, anything else to the first group.
     ids : mapping of str to int
-        Number of each counted parameter in `state_dict`.
+        Number in `state_dict` of each parameter that has a state of ours.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def spread(
     names = {number: name for name, number in ids.items()}
     for number in itertools.chain.from_iterable(group["params"] for group in groups):
         # Loaders miss a parameter without state where another one has some.
-        mine: dict[str, Any] = {"is_counted": torch.tensor(number in names)}
+        mine: dict[str, Any] = {"has_state": torch.tensor(number in names)}
         if number in names:
             mine |= {k: v[names[number]] for k, v in tensors.items() if names[number] in v}
         state[number] = {**state.get(number, {}), KEY: mine}
@@ -58,7 +58,7 @@ def split(
     state_dict : mapping
         What `spread` returned, keyed by numbers or, from `torch.distributed`, by names.
     ids : mapping of str to int
-        Number of each counted parameter in the optimizer that is to be loaded.
+        Number in the optimizer that is to be loaded of each such parameter.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def split(
     for name, number in ids.items():
         key = keys[number] if number < len(keys) else None
         for kind, value in state_dict["state"].get(key, {}).get(KEY, {}).items():
-            if kind != "is_counted":
+            if kind != "has_state":
                 ours.setdefault(kind, {})[name] = value
     return plain, ours
 
