@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,21 @@ from ellzero.validation import check_choice, check_integer, check_real
 log = logging.getLogger("ellzero")
 
 RECIPES = ("lazy", "iht", "acdc")
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that `torch.compile` leaves as it is, and all that it calls."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Late, since it loads the compiler, which every torch optimizer loads when it is built.
+        plain = getattr(function, "_uncompiled", None)
+        if plain is None:
+            plain = torch.compiler.disable(function)
+            function._uncompiled = plain  # type: ignore[attr-defined]
+        return plain(*args, **kwargs)
+
+    return run
 
 
 @dataclass(slots=True)
@@ -106,6 +122,8 @@ class HardThresholding(torch.optim.Optimizer):
     runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
     skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
+    `torch.compile` leaves the step as it is, so that a compiled training step has a break there;
+    the `step` of the wrapped optimizer may be compiled.
 
     References
     ----------
@@ -322,6 +340,7 @@ class HardThresholding(torch.optim.Optimizer):
     # The step --------------------------------------------------------------------------------
 
     @override
+    @_uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the optimizer and threshold.
