@@ -2,6 +2,11 @@
 
 import copy
 import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +26,14 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.nn import HardThresholding, check_same_support, checkpoints, schedules, support_hash
+from ellzero.nn import (
+    HardThresholding,
+    check_same_support,
+    checkpoints,
+    export,
+    schedules,
+    support_hash,
+)
 from ellzero.tensors.thresholded import share_like
 
 STEPS = 14
@@ -347,3 +359,38 @@ def check_four(rank, folder):
 @pytest.mark.slow
 def test_four_processes_choose_the_support_of_one(tmp_path):
     mp.spawn(spawned, args=(check_four, 4, os.fspath(tmp_path)), nprocs=4)
+
+
+# torchrun ----------------------------------------------------------------------------------------
+
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples" / "distributed_training.py"
+
+
+def run_example(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [EXAMPLE.name, *map(os.fspath, arguments)])
+    runpy.run_path(os.fspath(EXAMPLE), run_name="__main__")
+
+
+def test_torchrun_goes_on_with_the_run_of_one_process(tmp_path, monkeypatch, capsys):
+    run_example(monkeypatch, "--out", tmp_path / "whole")
+    said = capsys.readouterr().out
+    digits = re.search("rank 0 of 1: 500 nonzero, support ([0-9a-f]{16})", said)[1]
+    run_example(monkeypatch, "--out", tmp_path / "half", "--stop", "30")
+    assert digits not in capsys.readouterr().out
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    options = ["--fsdp", "--resume", tmp_path / "half", "--out", tmp_path / "two"]
+    done = subprocess.run(
+        [*command, "2", EXAMPLE, *options],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    ranks = re.findall("rank (.) of 2: 500 nonzero, support ([0-9a-f]{16})", done.stdout)
+    assert sorted(ranks) == [("0", digits), ("1", digits)]
+    one, two = (export.load(tmp_path / run / "model.safetensors") for run in ("whole", "two"))
+    assert sum(int((t != 0).sum()) for t in two.values() if t.ndim == 2) == 500
+    for name, tensor in one.items():
+        assert torch.equal(tensor != 0, two[name] != 0)
+        torch.testing.assert_close(tensor, two[name], rtol=1e-3, atol=1e-4)
