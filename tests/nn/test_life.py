@@ -104,7 +104,9 @@ def test_resume_in_the_middle_of_a_schedule_is_bit_for_bit(tmp_path):
         same(got, state(straight, optimizer))
         mine = optimizer.state_dict()
         for key, values in mine["state"].items():
-            budget, saved_budget = (v.pop("hard_thresholding") for v in (values, theirs["state"][key]))
+            budget, saved_budget = (
+                v.pop("hard_thresholding") for v in (values, theirs["state"][key])
+            )
             same(values, theirs["state"][key])
             same(budget, saved_budget)
 

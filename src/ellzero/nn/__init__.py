@@ -1,7 +1,8 @@
 """Sparse networks: training any torch module under an exact budget."""
 
-from ellzero.nn import checkpoints, export, schedules
+from ellzero.nn import callbacks, checkpoints, export, schedules
 from ellzero.nn.budgets import make_balls, prunable
+from ellzero.nn.certificate import certify
 from ellzero.nn.freezing import freeze_support, kept_zeros
 from ellzero.nn.layers import LayerSummary, Summary, summary
 from ellzero.nn.optimizer import HardThresholding
@@ -11,6 +12,8 @@ __all__ = [
     "HardThresholding",
     "LayerSummary",
     "Summary",
+    "callbacks",
+    "certify",
     "check_same_support",
     "checkpoints",
     "export",

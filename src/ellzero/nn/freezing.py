@@ -105,8 +105,8 @@ def kept_zeros(model: nn.Module) -> Iterator[None]:
     Notes
     -----
     The zeros are written when the block is left, by an exception too. A kept entry that the edit
-    made zero stays zero: the count never grows. What the edit adds off the support is lost; compare
-    the loss before and after.
+    made zero stays zero: the count never grows. What the edit adds off the support is lost:
+    compare the loss before and after.
 
     Examples
     --------
