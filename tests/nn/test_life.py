@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 
@@ -423,34 +422,6 @@ def test_swapping_averages_in_and_out_changes_nothing():
         b.load_state_dict({n: t * 0 for n, t in kept.items()})
         b.load_state_dict(kept)
     same(state(a, first), state(b, second))
-
-
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "aot_eager",
-        pytest.param(
-            "inductor",
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler"),
-            ],
-        ),
-    ],
-)
-@pytest.mark.filterwarnings("default")
-def test_compiled_forward_sees_every_step(backend):
-    model = network()
-    optimizer = wrap(model)
-    compiled = torch.compile(model, backend=backend)
-    for i in range(8):
-        x, y = batch(i)
-        ((compiled(x) - y) ** 2).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        torch.testing.assert_close(compiled.eval()(x), model.eval()(x))
-        model.train()
-    assert count(model) == optimizer.budget
 
 
 def test_fine_tuning_keeps_the_zeros_of_a_sparse_model():

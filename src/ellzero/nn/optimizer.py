@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from ellzero.nn.budgets import (
 )
 from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
-from ellzero.nn.state import plain_name, split, spread
+from ellzero.nn.state import plain_names, split, spread
 from ellzero.sets import L0Ball, ProductSet, SliceL0Ball
 from ellzero.tensors import named, thresholded
 from ellzero.tensors.scores import (
@@ -46,6 +47,21 @@ SCORES = ("magnitude", "relative", "curvature")
 CURVATURE = 0.5
 # Where callbacks lay a copy of the state for hosts that load the inner optimizer alone.
 CARRIED = "ellzero.carried"
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that `torch.compile` leaves as it is, and all that it calls."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Late, since it loads the compiler, which every torch optimizer loads when it is built.
+        plain = getattr(function, "_uncompiled", None)
+        if plain is None:
+            plain = torch.compiler.disable(function)
+            function._uncompiled = plain  # type: ignore[attr-defined]
+        return plain(*args, **kwargs)
+
+    return run
 
 
 @dataclass(slots=True)
@@ -149,6 +165,8 @@ class HardThresholding(torch.optim.Optimizer):
     runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
     skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
+    `torch.compile` leaves the step as it is, so that a compiled training step has a break there;
+    the `step` of the wrapped optimizer may be compiled.
     Rows and columns are compared by their norm over the mean norm in their tensor, and are shown
     as they are, whatever `power`. Their biases stay; `export.compact` takes dead units out.
     Curvature scores cost another copy of the counted tensors and are taken anew at each choice of
@@ -473,6 +491,7 @@ class HardThresholding(torch.optim.Optimizer):
     # The step --------------------------------------------------------------------------------
 
     @override
+    @_uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the optimizer and threshold.
@@ -710,9 +729,8 @@ class HardThresholding(torch.optim.Optimizer):
     @property
     def settings(self) -> dict[str, Any]:
         """What a checkpoint must have been saved with to be loaded, as plain values."""
-        names = [tuple(plain_name(n) for n in s.names or ()) for s in self.sets]
         return {
-            "sets": [repr(replace(s, names=n)) for s, n in zip(self.sets, names, strict=True)],  # type: ignore[type-var]
+            "sets": [plain_names(repr(s)) for s in self.sets],
             "recipe": self.recipe,
             "power": self.power,
             "every": self.every,
@@ -935,6 +953,7 @@ def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
 def check_parameters(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], counted: Sequence[str]
 ) -> None:
+    """Raise unless an optimizer holds the counted parameters, finite and on one device."""
     devices = sorted({str(params[n].device) for n in counted})
     if len(devices) > 1:
         raise IncompatibleError(

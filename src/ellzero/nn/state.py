@@ -95,6 +95,6 @@ def _is_of_tensors(value: object) -> bool:
     )
 
 
-def plain_name(name: str) -> str:
-    """Return the name of a parameter without what wrappers put before it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+def plain_names(text: str) -> str:
+    """Return a text with quoted names of parameters, without what wrappers put before them."""
+    return text.replace("_orig_mod.", "").replace("'module.", "'")
