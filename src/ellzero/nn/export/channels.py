@@ -351,7 +351,7 @@ class _Walk:
         if kind in _ELEMENTWISE:
             return self.put(x, part(x.known))
         if kind in _POOLS and x.axis == 1 and not getattr(part, "return_indices", False):
-            return self.pool(x, part, part)
+            return self.pool(x, part, part.padding if getattr(part, "count_include_pad", 0) else 0)
         if kind is nn.Flatten:
             return self.flatten(x, part.start_dim, part.end_dim)
         return None
@@ -442,15 +442,12 @@ class _Walk:
         made = part(torch.nan_to_num(_imprint(x.known, 1, unknown)))
         return Value(tuple(made.shape), 1, outs, _imprint(made, 1, ~fixed))
 
-    def pool(self, x: Value, run: Callable[[Tensor], Tensor], options: Any) -> Value:
-        known = x.known
-        get = options.get if isinstance(options, dict) else lambda k, d: getattr(options, k, d)
-        padding, counted = get("padding", 0), get("count_include_pad", False)
-        if counted and padding not in (0, (0,), (0, 0), (0, 0, 0)):
-            known = torch.where(known == 0, known, math.nan)  # the mean at the border is another
-            x = Value(
-                x.shape, x.axis, x.atoms, _imprint(known, 1, torch.isnan(_rows(known, 1)).any(1))
-            )
+    def pool(self, x: Value, run: Callable[[Tensor], Tensor], padding: Any) -> Value:
+        """Follow a pool; with `padding` it takes means with zeros that it puts around."""
+        if padding not in (0, (0,), (0, 0), (0, 0, 0)):
+            known = torch.where(x.known == 0, x.known, math.nan)
+            unknown = torch.isnan(_rows(known, 1)).any(1)
+            x = Value(x.shape, x.axis, x.atoms, _imprint(known, 1, unknown))
         return self.put(x, run(x.known))
 
     def flatten(self, x: Value, start: int, end: int) -> Value | None:
@@ -502,15 +499,14 @@ class _Walk:
         if target in _ELEMENTWISE_FUNCTIONS or target in _ELEMENTWISE_METHODS:
             return self.put(x, _call(target, x.known, args[1:], kwargs))
         if target in _POOL_FUNCTIONS and x.axis == 1:
-            if kwargs.get("return_indices") or len(args) > 3:
+            if kwargs.get("return_indices") or len(args) > 4:
                 return None
-            if str(getattr(target, "__name__", "")).startswith("avg_pool"):
-                padding = args[3] if len(args) > 3 else kwargs.get("padding", 0)
-                counted = kwargs.get("count_include_pad", True)
-                options = {"padding": padding, "count_include_pad": counted}
-            else:
-                options = {}
-            return self.pool(x, lambda t: _call(target, t, args[1:], kwargs), options)
+            means = getattr(target, "__name__", "").startswith("avg_pool")
+            counted = means and kwargs.get("count_include_pad", True)
+            padding = args[3] if len(args) > 3 else kwargs.get("padding", 0)
+            return self.pool(
+                x, lambda t: _call(target, t, args[1:], kwargs), padding if counted else 0
+            )
         if target in ("mean", torch.mean):
             dim, keep = _bound(args[1:], kwargs, ("dim", "keepdim"), (None, False))
             return self.mean(x, dim, keep)

@@ -19,7 +19,7 @@ from ellzero.nn.export.channels import BY_CHANNEL, LAYERS
 
 _RECORD = "_ellzero_changes"
 # Sums in another order differ by rounding, which layers carry on.
-_SLACK = 1e4
+_SLACK = 1e3
 
 
 @dataclass(frozen=True, slots=True)
