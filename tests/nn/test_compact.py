@@ -516,8 +516,8 @@ def test_wrong_arguments_are_refused():
         export.compact(model, torch.ones(1, 5))
     assert str(error.value) == (
         "`model` cannot be called with `sample`: mat1 and mat2 shapes cannot be multiplied (1x5 "
-        "and 2x3).\nhint: Give a tensor, a tuple of inputs or a mapping of keywords that the model "
-        "takes."
+        "and 2x3).\nhint: Give a tensor, a tuple of inputs or a mapping of keywords that the "
+        "model takes."
     )
     with pytest.raises(InvalidParameterError) as error:
         export.changes(model)
