@@ -49,6 +49,9 @@ HOMES = {
     "rich": {"cli", "report"},
     "jinja2": {"report"},
     "pyarrow": {"datasets"},
+    "onnx": {"nn"},
+    "onnxruntime": {"nn"},
+    "onnxscript": {"nn"},
 }
 CONVERSIONS = {"item", "tolist", "numpy", "cpu"}
 CORE = {"core", "objectives", "sets", "penalties", "smoothness", "certificates", "solvers"}

@@ -4,7 +4,7 @@
 model whose linear layers run on packed weights where that was measured to be faster; `report` and
 `table` say what each layer gained, and which layers stay dense because dense is faster. `compact`
 takes dead units out of a model, which leaves a smaller dense one; `changes` and `changes_table`
-say what each layer lost.
+say what each layer lost. `to_onnx` writes that one for ONNX Runtime.
 """
 
 from ellzero.nn.export.compacting import (
@@ -17,11 +17,13 @@ from ellzero.nn.export.compacting import (
 from ellzero.nn.export.files import load, save
 from ellzero.nn.export.measure import LayerGain, report, sparse, table
 from ellzero.nn.export.modules import SparseLinear
+from ellzero.nn.export.onnx import OnnxFile, to_onnx
 
 __all__ = [
     "InputSelection",
     "LayerChange",
     "LayerGain",
+    "OnnxFile",
     "SparseLinear",
     "changes",
     "changes_table",
@@ -31,4 +33,5 @@ __all__ = [
     "save",
     "sparse",
     "table",
+    "to_onnx",
 ]
