@@ -110,8 +110,8 @@ class HardThresholding(torch.optim.Optimizer):
     InvalidParameterError
         If a parameter is out of range or a name unknown.
     IncompatibleError
-        If the optimizer does not hold a counted parameter, needs closures, or parameters lie on
-        several devices.
+        If the optimizer does not hold a counted parameter, needs closures, parameters lie on
+        several devices, or columns of sharded parameters are counted.
 
     Notes
     -----

@@ -5,6 +5,7 @@ model whose linear layers run on packed weights where that was measured to be fa
 `table` say what each layer gained, and which layers stay dense because dense is faster. `compact`
 takes dead units out of a model, which leaves a smaller dense one; `changes` and `changes_table`
 say what each layer lost. `to_onnx` writes that one for ONNX Runtime.
+`semi_structured` does what `sparse` does for 2:4 weights on a GPU.
 """
 
 from ellzero.nn.export.compacting import (
@@ -18,6 +19,7 @@ from ellzero.nn.export.files import load, save
 from ellzero.nn.export.measure import LayerGain, report, sparse, table
 from ellzero.nn.export.modules import SparseLinear
 from ellzero.nn.export.onnx import OnnxFile, to_onnx
+from ellzero.nn.export.two_of_four import has_pattern, semi_structured
 
 __all__ = [
     "InputSelection",
@@ -28,9 +30,11 @@ __all__ = [
     "changes",
     "changes_table",
     "compact",
+    "has_pattern",
     "load",
     "report",
     "save",
+    "semi_structured",
     "sparse",
     "table",
     "to_onnx",

@@ -114,7 +114,7 @@ class Use:
         """Return the input that takes up the others of `merges`."""
         assert self.merges is not None
         assert self.constants is not None
-        sizes = np.where(self.merges, self.constants.abs().double().cpu().numpy(), -1.0)
+        sizes = np.where(self.merges, self.constants.abs().cpu().double().numpy(), -1.0)
         return int(sizes.argmax())
 
 

@@ -16,6 +16,7 @@ from typing_extensions import override
 from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import channels
 from ellzero.nn.export.channels import BY_CHANNEL, LAYERS
+from ellzero.sets.base import widen
 
 _RECORD = "_ellzero_changes"
 # Sums in another order differ by rounding, which layers carry on.
@@ -345,7 +346,7 @@ def difference(expected: Any, got: Any) -> float:
             return math.inf
         if not a.numel():
             continue
-        wide_a, wide_b = a.double(), b.double()
+        wide_a, wide_b = widen(a), widen(b)
         odd = ~torch.isfinite(wide_a) | ~torch.isfinite(wide_b)
         if not torch.equal(wide_a[odd].nan_to_num(7.0), wide_b[odd].nan_to_num(7.0)):
             return math.inf
@@ -630,11 +631,11 @@ def _shrink(use: channels.Use, gone: np.ndarray[Any, Any]) -> Callable[[], None]
         assert use.constants is not None
         assert use.merges is not None
         lost, merges = ~ins.to(weight.device), torch.from_numpy(use.merges).to(weight.device)
-        wide, constants = weight.double(), use.constants.double()
+        wide, constants = widen(weight), widen(use.constants)
         moved = wide[:, lost & ~merges].flatten(2) if wide.ndim > 2 else wide[:, lost & ~merges]
         moved = (moved.sum(2) if moved.ndim > 2 else moved) @ constants[lost & ~merges]
         if bool((moved != 0).any()):
-            bias = (moved if bias is None else bias.double() + moved).to(weight.dtype)
+            bias = (moved if bias is None else widen(bias) + moved).to(weight.dtype)
         if bool((lost & merges).any()):
             keeper = use.keeper()
             shares = constants[lost & merges] / constants[keeper]

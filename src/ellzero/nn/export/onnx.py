@@ -152,7 +152,7 @@ def to_onnx(
 def _runtime() -> Any:
     try:
         import onnx  # noqa: F401
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise IncompatibleError(
