@@ -396,6 +396,60 @@ def test_of_a_graph_that_cannot_be_traced_the_parts_are_made_smaller():
     }
 
 
+class Attention(nn.Module):
+    """Cannot be traced, takes keywords, and returns several things."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Linear(6, 6)
+
+    def forward(self, hidden, places=None, **options):
+        table, _ = places
+        if hidden.sum() > 1e9:
+            return hidden, None
+        return self.value(hidden) + table, options.get("scale")
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention, self.norm = Attention(), nn.LayerNorm(6)
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, hidden, **options):
+        seen, _ = self.attention(hidden, **options)
+        seen = self.norm(seen + hidden)
+        return seen + self.down(F.gelu(self.up(seen)))
+
+
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer()])
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, hidden):
+        places = (torch.ones_like(hidden), "unused")
+        for layer in self.layers:
+            hidden = layer(hidden, places=places, scale=2)
+        return {"logits": self.head(hidden.mean(1))}
+
+
+def test_what_cannot_be_traced_is_called_whole_by_the_graph_around_it():
+    model = seeded(Stack())
+    for layer in model.layers:
+        dead(layer.up, [0, 1, 7])
+        dead(layer.attention.value, [3])
+    small = compacted(model, x(2, 3, 6))
+    assert [tuple(layer.up.weight.shape) for layer in small.layers] == [(5, 6)] * 2
+    assert [tuple(layer.down.weight.shape) for layer in small.layers] == [(6, 5)] * 2
+    why = (
+        "Attention cannot be traced (symbolically traced variables cannot be used as inputs to "
+        "control flow)"
+    )
+    assert reasons(small) == {f"layers.{i}.attention.value": why for i in (0, 1)}
+
+
 def test_a_layer_that_the_sample_does_not_reach_is_said():
     class Choice(nn.Module):
         def __init__(self):
@@ -424,6 +478,20 @@ def test_tied_and_unknown_layers_stay():
     small = compacted(model, x(2, 4))
     assert shapes(small) == shapes(model)
     assert small.a.weight is small.b.weight
+    words = "it shares a parameter with another layer, so it stays"
+    assert reasons(small) == {"a": words, "b": words}
+    hooked = seeded(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+    hooked[0].register_forward_hook(lambda module, given, out: out + 1)
+    dead(hooked[0], [0])
+    assert reasons(compacted(hooked, x(2, 3))) == {"0": "it has hooks, so it stays"}
+    alone = seeded(nn.Sequential(nn.Conv1d(2, 3, 1), nn.ReLU(), nn.Conv1d(3, 2, 1)))
+    small = compacted(alone, x(2, 5))
+    assert reasons(small)["0"] == "it is called without a batch, so it stays"
+    other = seeded(nn.Sequential(nn.ConvTranspose1d(2, 3, 1), nn.ReLU()))
+    other[0].weight.data[:, 1] = 0
+    assert reasons(compacted(other, x(1, 2, 5))) == {
+        "0": "rows or columns of zeros stay: layers of class ConvTranspose1d do"
+    }
 
 
 def test_a_function_that_would_change_stays_as_it_was():
