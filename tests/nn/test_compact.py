@@ -580,6 +580,8 @@ def test_wrong_arguments_are_refused():
         "`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got int.\n"
         "hint: Give what the model will be called with."
     )
+    with pytest.raises(InvalidParameterError, match="a mapping of keywords, got an empty one"):
+        export.compact(model, ())
     with pytest.raises(InvalidParameterError) as error:
         export.compact(model, torch.ones(1, 5))
     assert str(error.value) == (

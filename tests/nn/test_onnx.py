@@ -84,6 +84,29 @@ def test_a_fixed_batch_and_several_tensors(tmp_path):
         np.testing.assert_allclose(theirs, ours.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+class Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 4), nn.Linear(4, 2)
+
+    def forward(self, ids=None, mask=None):
+        return {"logits": self.head(self.embed(ids) * mask[..., None]).sum(1), "mask": mask}
+
+
+def test_keywords_and_several_outputs(tmp_path):
+    torch.manual_seed(0)
+    model, path = Keywords(), tmp_path / "model.onnx"
+    sample = {"mask": torch.ones(2, 3), "ids": torch.arange(6).reshape(2, 3)}
+    written = export.to_onnx(model, path, sample)
+    # What is handed through gets another name as an input than as an output.
+    assert [name.removesuffix("_orig") for name in written.inputs] == ["ids", "mask"]
+    more = {"ids": torch.arange(12).reshape(4, 3) % 9, "mask": torch.rand(4, 3)}
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    got = session.run(None, {n: more[n.removesuffix("_orig")].numpy() for n in written.inputs})
+    for theirs, ours in zip(got, model(**more).values(), strict=True):
+        np.testing.assert_allclose(theirs, ours.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
 class Moody(nn.Module):
     def forward(self, given):
         return given * 2 if given.sum() > 0 else given
@@ -120,16 +143,14 @@ def test_another_function_is_refused_and_nothing_is_written(tmp_path):
 def test_wrong_arguments_are_refused(tmp_path, monkeypatch):
     model, path = nn.Linear(2, 2), tmp_path / "model.onnx"
     hint = "\nhint: Give the inputs alone; fix other arguments in a module around the model."
-    for sample, given in (({"x": 1}, "dict"), ((torch.ones(1, 2), None), "NoneType")):
+    for sample, given in (
+        ({"x": 1}, "a int"),
+        ((torch.ones(1, 2), None), "a NoneType"),
+        (torch.tensor(1.0), "a number"),
+    ):
         with pytest.raises(InvalidParameterError) as error:
             export.to_onnx(model, path, sample)
-        assert str(error.value) == (
-            f"`sample` must be a tensor or a tuple of tensors, got {given}.{hint}"
-        )
-    with pytest.raises(
-        InvalidParameterError, match="must be a tensor or a tuple of tensors, got a"
-    ):
-        export.to_onnx(model, path, torch.tensor(1.0))
+        assert str(error.value) == f"`sample` must hold tensors with a batch, got {given}.{hint}"
     with pytest.raises(InvalidParameterError, match=r"Cannot write '.*': no such file"):
         export.to_onnx(model, tmp_path / "missing" / "model.onnx", torch.ones(2, 2))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -158,7 +158,7 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
     >>> tuple(small[0].weight.shape), tuple(small[2].weight.shape)
     ((3, 4), (2, 3))
     """
-    args, kwargs = _arguments(sample)
+    args, kwargs = split_sample(sample)
     original = _copy(model)
     expected = _call(original, args, kwargs)
     other = _noise(args), {k: _noise_like(v) for k, v in kwargs.items()}
@@ -261,16 +261,34 @@ def changes_table(model: nn.Module) -> str:
 # Calls ------------------------------------------------------------------------------------------
 
 
-def _arguments(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that a sample means.
+
+    Parameters
+    ----------
+    sample : Tensor, tuple or mapping of str to object
+        One input, a tuple of inputs, or a mapping of keywords.
+
+    Returns
+    -------
+    tuple of (tuple, dict)
+        The arguments; one of the two is empty.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `sample` is something else, or empty.
+    """
     if isinstance(sample, Tensor):
         return (sample,), {}
-    if isinstance(sample, tuple):
+    if isinstance(sample, tuple) and sample:
         return sample, {}
-    if isinstance(sample, Mapping):
+    if isinstance(sample, Mapping) and sample:
         return (), dict(sample)
+    empty = isinstance(sample, (tuple, Mapping))
     raise InvalidParameterError(
         f"`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got "
-        f"{type(sample).__name__}.",
+        f"{'an empty one' if empty else type(sample).__name__}.",
         "Give what the model will be called with.",
     )
 

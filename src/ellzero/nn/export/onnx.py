@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.nn.export.compacting import LayerChange, changes, compact, difference
+from ellzero.nn.export.compacting import (
+    LayerChange,
+    changes,
+    compact,
+    difference,
+    split_sample,
+)
 from ellzero.storage import write_atomic
 
 # One message of protobuf cannot be larger.
@@ -68,8 +75,8 @@ def to_onnx(
         Any module on any device. It is not changed. Its function is that of evaluation mode.
     path : str or path
         Where; an existing file is replaced in one move.
-    sample : Tensor or tuple of Tensor
-        What the model is called with.
+    sample : Tensor, tuple of Tensor or mapping of str to Tensor
+        What the model is called with: one input, a tuple of inputs, or a mapping of keywords.
     smaller : bool, default=True
         Whether dead units are taken out by `compact` first.
     dynamic_batch : bool, default=True
@@ -111,26 +118,28 @@ def to_onnx(
     (('input',), True)
     """
     runtime = _runtime()
-    args = sample if isinstance(sample, tuple) else (sample,)
-    for value in args:
+    args, kwargs = split_sample(sample)
+    for value in (*args, *kwargs.values()):
         if not isinstance(value, Tensor) or (dynamic_batch and not value.ndim):
-            what = "of one axis or more" if isinstance(value, Tensor) else type(value).__name__
-            given = "a number" if isinstance(value, Tensor) else what
+            got = "a number" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InvalidParameterError(
-                f"`sample` must be a tensor or a tuple of tensors, got {given}.",
+                f"`sample` must hold tensors with a batch, got {got}.",
                 "Give the inputs alone; fix other arguments in a module around the model.",
             )
     if smaller:
-        ready = compact(model, args)
+        ready = compact(model, sample)
         lost = changes(ready)
     else:
         ready, lost = copy.deepcopy(model).eval(), ()
     ready = ready.cpu()
-    args = tuple(a.detach().cpu() for a in args)
-    traced, other = args, None
+    order = {name: i for i, name in enumerate(inspect.signature(ready.forward).parameters)}
+    kwargs = dict(sorted(kwargs.items(), key=lambda item: order.get(item[0], len(order))))
+    given = _Inputs(args, kwargs).each(lambda t: t.detach().cpu())
+    traced, other = given, None
     if dynamic_batch:
-        traced = tuple(_at_least_two(a) for a in args)
-        other = tuple(torch.cat([a, a[:1]]) for a in traced)
+        # torch takes a batch of one for a constant.
+        traced = given.each(lambda t: t if t.shape[0] != 1 else torch.cat([t, t]))
+        other = traced.each(lambda t: torch.cat([t, t[:1]]))
         _call_with_another_batch(ready, other)
     blob = _export(ready, traced, dynamic_batch, opset)
     try:
@@ -142,7 +151,7 @@ def to_onnx(
         ) from error
     inputs = tuple(i.name for i in session.get_inputs())
     outputs = tuple(o.name for o in session.get_outputs())
-    apart = _check(session, inputs, ready, args)
+    apart = _check(session, inputs, ready, given)
     if other is not None:
         _check(session, inputs, ready, other)
     write_atomic(path, blob)
@@ -167,18 +176,34 @@ def _line(error: Exception) -> str:
     return text.strip().rstrip(".")
 
 
-def _at_least_two(tensor: Tensor) -> Tensor:
-    """Return a batch of two or more: torch takes a batch of one for a constant."""
-    return tensor if tensor.shape[0] != 1 else torch.cat([tensor, tensor])
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What a model is called with."""
 
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Tensor]
 
-def _call_with_another_batch(model: nn.Module, args: tuple[Tensor, ...]) -> None:
-    try:
+    def each(self, change: Callable[[Tensor], Tensor]) -> _Inputs:
+        kwargs = {name: change(t) for name, t in self.kwargs.items()}
+        return _Inputs(tuple(map(change, self.args)), kwargs)
+
+    def call(self, model: nn.Module) -> Any:
+        same = self.each(torch.clone)  # modules may write into what they get
         with torch.no_grad():
-            model(*copy.deepcopy(args))
+            return model(*same.args, **same.kwargs)
+
+    @property
+    def batch(self) -> int:
+        first = next(iter((*self.args, *self.kwargs.values())))
+        return len(first) if first.ndim else 1
+
+
+def _call_with_another_batch(model: nn.Module, inputs: _Inputs) -> None:
+    try:
+        inputs.call(model)
     except Exception as error:
         raise IncompatibleError(
-            f"{type(model).__name__} cannot be called with a batch of {len(args[0])}: "
+            f"{type(model).__name__} cannot be called with a batch of {inputs.batch}: "
             f"{_line(error)}.",
             "Pass `dynamic_batch=False`, which fixes the shapes of `sample`.",
         ) from error
@@ -198,17 +223,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _export(
-    model: nn.Module, args: tuple[Tensor, ...], dynamic_batch: bool, opset: int | None
-) -> bytes:
+def _export(model: nn.Module, inputs: _Inputs, dynamic_batch: bool, opset: int | None) -> bytes:
     shapes: Any = None
     if dynamic_batch:
         batch = torch.export.Dim("batch")
-        shapes = tuple({0: batch} for _ in args)
+        shapes = {name: {0: batch} for name in inputs.kwargs}
+        shapes = shapes or tuple({0: batch} for _ in inputs.args)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                model, args, dynamo=True, dynamic_shapes=shapes, opset_version=opset, verbose=False
+                model,
+                inputs.args,
+                kwargs=inputs.kwargs or None,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                verbose=False,
             )
         assert program is not None
         size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -230,18 +260,17 @@ def _export(
     return blob
 
 
-def _check(
-    session: Any, names: tuple[str, ...], model: nn.Module, args: tuple[Tensor, ...]
-) -> float:
+def _check(session: Any, names: tuple[str, ...], model: nn.Module, inputs: _Inputs) -> float:
     """Return how far ONNX Runtime is from the model, or raise."""
-    with torch.no_grad():
-        expected = model(*copy.deepcopy(args))
+    expected = inputs.call(model)
     try:
-        given = {n: a.numpy() for n, a in zip(names, args, strict=True)}
+        # By position: an input that is also an output gets another name in the graph.
+        tensors = (*inputs.args, *inputs.kwargs.values())
+        given = {name: t.numpy() for name, t in zip(names, tensors, strict=True)}
         got = [torch.from_numpy(t) for t in session.run(None, given)]
     except Exception as error:
         raise IncompatibleError(
-            f"ONNX Runtime cannot run a batch of {len(args[0])}: {_line(error)}.",
+            f"ONNX Runtime cannot run a batch of {inputs.batch}: {_line(error)}.",
             "Pass `dynamic_batch=False`, which fixes the shapes of `sample`.",
         ) from error
     apart = difference(expected, got)
@@ -250,7 +279,7 @@ def _check(
     if apart > min(slack, 0.05):
         raise IncompatibleError(
             f"ONNX Runtime gives other outputs than the model: they differ by {apart:.1e} of the "
-            f"largest one on a batch of {len(args[0])}.",
+            f"largest one on a batch of {inputs.batch}.",
             "Export a part of the model to find the operator, or another `opset`.",
         )
     return apart
