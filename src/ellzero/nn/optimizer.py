@@ -154,8 +154,8 @@ class HardThresholding(torch.optim.Optimizer):
     InvalidParameterError
         If a parameter is out of range or a name unknown.
     IncompatibleError
-        If the optimizer does not hold a counted parameter, needs closures, or parameters lie on
-        several devices.
+        If the optimizer does not hold a counted parameter, needs closures, parameters lie on
+        several devices, or columns of sharded parameters are counted.
 
     Notes
     -----
@@ -459,14 +459,16 @@ class HardThresholding(torch.optim.Optimizer):
             if name in self._said:
                 continue
             self._said.add(name)
-            if name in raised:
+            if name in raised and unit != "entries":
+                words = "The budget left %r with fewer than %d of its %s; the largest are kept."
+                log.warning(words, name, raised[name], unit)
+            elif name in raised:
                 log.warning(
                     "The budget left %r with less than %g %% of a uniform share; `floor` keeps "
-                    "its %d largest %s.",
+                    "its %d largest entries.",
                     name,
                     100 * self.floor,
                     raised[name],
-                    unit,
                 )
             else:
                 log.warning("The budget left %r without a nonzero entry.", name)

@@ -9,9 +9,9 @@ that holds the constants of the channels that are the same for every input, NaN 
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
+from typing_extensions import override
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)
@@ -114,7 +115,7 @@ class Use:
         """Return the input that takes up the others of `merges`."""
         assert self.merges is not None
         assert self.constants is not None
-        sizes = np.where(self.merges, self.constants.abs().double().cpu().numpy(), -1.0)
+        sizes = np.where(self.merges, self.constants.abs().cpu().double().numpy(), -1.0)
         return int(sizes.argmax())
 
 
@@ -127,6 +128,7 @@ class Channels:
     pins: dict[int, str] = field(default_factory=dict)
     uses: dict[str, Use] = field(default_factory=dict)
     blocked: dict[int, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def fresh(self, count: int, pinned: str | None = None) -> np.ndarray[Any, Any]:
         """Return new channels."""
@@ -186,22 +188,70 @@ class Channels:
         return "alive in another branch, or the last of its layer"
 
 
-def trace(root: nn.Module, inputs: dict[str, Any]) -> fx.Graph:
-    """Return the graph of a module, with inputs that are no tensors as they are."""
-    fixed = {n: v for n, v in inputs.items() if not isinstance(v, Tensor)}
-    for name, value in fixed.items():
-        if value is not None and not isinstance(value, (bool, int, float, str)):
-            raise TypeError(f"its input '{name}' is a {type(value).__name__}")
-    graph: fx.Graph = fx.Tracer().trace(root, concrete_args=fixed or None)
+class _Call(nn.Module):
+    """Calls a part with its arguments as two things, so that every signature can be traced."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.train(part.training)
+
+    @override
+    def forward(self, args: Any, kwargs: Any) -> Any:
+        return self.part(*args, **kwargs)
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, leaves: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.leaves = {id(part) for part in leaves}
+
+    @override
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return id(m) in self.leaves or super().is_leaf_module(m, module_qualified_name)
+
+
+def _marked(value: Any) -> Any:
+    """Return arguments with marks for the tensors, the rest as it is."""
+    if isinstance(value, Tensor):
+        return fx.PH  # type: ignore[attr-defined]
+    if type(value) in (tuple, list):
+        return type(value)(_marked(v) for v in value)
+    return {k: _marked(v) for k, v in value.items()} if type(value) is dict else value
+
+
+def name_of(node: fx.Node) -> str:
+    """Return the name of the module that a node calls, in the part that was traced."""
+    return str(node.target).removeprefix("part").lstrip(".")
+
+
+def trace(
+    part: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    leaves: Sequence[nn.Module] = (),
+) -> fx.Graph:
+    """Return the graph of a call.
+
+    Parameters
+    ----------
+    part : torch.nn.Module
+        In evaluation mode.
+    args, kwargs : tuple and dict
+        What it is called with. All but tensors is taken as it is.
+    leaves : sequence of torch.nn.Module, default=()
+        Modules that the graph calls whole, besides those of torch.
+
+    Returns
+    -------
+    torch.fx.Graph
+        Of a module that holds `part`, see `name_of`.
+    """
+    marked = {"args": _marked(args), "kwargs": _marked(kwargs)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs that are no tensors
+        graph: fx.Graph = _Tracer(leaves).trace(_Call(part), concrete_args=marked)
     return graph
-
-
-def bind(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs of a call by the names of the parameters of `forward`."""
-    signature = inspect.signature(root.forward)
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
 
 
 class _Shapes(fx.Interpreter):
@@ -211,6 +261,7 @@ class _Shapes(fx.Interpreter):
         super().__init__(root, graph=graph)
         self.seen: dict[fx.Node, tuple[tuple[int, ...], torch.dtype, torch.device]] = {}
 
+    @override
     def run_node(self, n: fx.Node) -> Any:
         out = super().run_node(n)
         if isinstance(out, Tensor):
@@ -219,26 +270,28 @@ class _Shapes(fx.Interpreter):
 
 
 @torch.no_grad()
-def follow(root: nn.Module, graph: fx.Graph, inputs: dict[str, Any]) -> Channels:
+def follow(
+    part: nn.Module, graph: fx.Graph, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Channels:
     """Walk the graph.
 
     Parameters
     ----------
-    root : torch.nn.Module
+    part : torch.nn.Module
         In evaluation mode.
     graph : torch.fx.Graph
         What `trace` returned.
-    inputs : dict of str to object
-        What `bind` returned.
+    args, kwargs : tuple and dict
+        What it is called with.
 
     Returns
     -------
     Channels
         Classes of channels, pins, and the uses of every layer.
     """
-    shapes = _Shapes(root, graph)
-    shapes.run(*inputs.values())
-    walk = _Walk(root, shapes.seen)
+    shapes = _Shapes(_Call(part), graph)
+    shapes.run(args, kwargs)
+    walk = _Walk(part, shapes.seen)
     env: dict[fx.Node, Any] = {}
     for node in graph.nodes:
         env[node] = walk.visit(node, env)
@@ -309,12 +362,13 @@ class _Walk:
         if not any(isinstance(v, (Value, ShapeOf)) for v in read):
             return self.opaque(node)
         if node.op == "call_module":
-            part = self.modules[str(node.target)]
+            name = name_of(node)
+            part = self.modules[name]
             if len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node):
-                made = self.module(str(node.target), part, env[node.args[0]])
+                made = self.module(name, part, env[node.args[0]])
                 if made is not None:
                     return made
-            words = f"read by {type(part).__name__} '{node.target}'"
+            words = f"read by {type(part).__name__} '{name}'"
             return self.stop(node, env, words)
         made = self.function(node, env)
         if made is not None:
@@ -325,9 +379,13 @@ class _Walk:
         return self.stop(node, env, f"read by '{name}'{hint}")
 
     def module(self, name: str, part: Any, x: Any) -> Value | None:
-        if not isinstance(x, Value) or part._forward_hooks or part._forward_pre_hooks:
+        if not isinstance(x, Value):
+            return None
+        if part._forward_hooks or part._forward_pre_hooks:
+            self.out.skipped[name] = "it has hooks"
             return None
         if id(part) in self.tied:
+            self.out.skipped[name] = "it shares a parameter with another layer"
             return None
         kind = type(part)
         if kind is nn.Linear:
@@ -335,6 +393,7 @@ class _Walk:
         if kind in CONVOLUTIONS:
             spatial = len(part.kernel_size)
             if len(x.shape) != spatial + 2:
+                self.out.skipped[name] = "it is called without a batch"
                 return None
             return self.convolution(name, part, self.along(x, 1))
         if kind in BY_CHANNEL:
@@ -351,7 +410,7 @@ class _Walk:
         if kind in _ELEMENTWISE:
             return self.put(x, part(x.known))
         if kind in _POOLS and x.axis == 1 and not getattr(part, "return_indices", False):
-            return self.pool(x, part, part)
+            return self.pool(x, part, part.padding if getattr(part, "count_include_pad", 0) else 0)
         if kind is nn.Flatten:
             return self.flatten(x, part.start_dim, part.end_dim)
         return None
@@ -442,15 +501,12 @@ class _Walk:
         made = part(torch.nan_to_num(_imprint(x.known, 1, unknown)))
         return Value(tuple(made.shape), 1, outs, _imprint(made, 1, ~fixed))
 
-    def pool(self, x: Value, run: Callable[[Tensor], Tensor], options: Any) -> Value:
-        known = x.known
-        get = options.get if isinstance(options, dict) else lambda k, d: getattr(options, k, d)
-        padding, counted = get("padding", 0), get("count_include_pad", False)
-        if counted and padding not in (0, (0,), (0, 0), (0, 0, 0)):
-            known = torch.where(known == 0, known, math.nan)  # the mean at the border is another
-            x = Value(
-                x.shape, x.axis, x.atoms, _imprint(known, 1, torch.isnan(_rows(known, 1)).any(1))
-            )
+    def pool(self, x: Value, run: Callable[[Tensor], Tensor], padding: Any) -> Value:
+        """Follow a pool; with `padding` it takes means with zeros that it puts around."""
+        if padding not in (0, (0,), (0, 0), (0, 0, 0)):
+            known = torch.where(x.known == 0, x.known, math.nan)
+            unknown = torch.isnan(_rows(known, 1)).any(1)
+            x = Value(x.shape, x.axis, x.atoms, _imprint(known, 1, unknown))
         return self.put(x, run(x.known))
 
     def flatten(self, x: Value, start: int, end: int) -> Value | None:
@@ -502,15 +558,14 @@ class _Walk:
         if target in _ELEMENTWISE_FUNCTIONS or target in _ELEMENTWISE_METHODS:
             return self.put(x, _call(target, x.known, args[1:], kwargs))
         if target in _POOL_FUNCTIONS and x.axis == 1:
-            if kwargs.get("return_indices") or len(args) > 3:
+            if kwargs.get("return_indices") or len(args) > 4:
                 return None
-            if str(getattr(target, "__name__", "")).startswith("avg_pool"):
-                padding = args[3] if len(args) > 3 else kwargs.get("padding", 0)
-                counted = kwargs.get("count_include_pad", True)
-                options = {"padding": padding, "count_include_pad": counted}
-            else:
-                options = {}
-            return self.pool(x, lambda t: _call(target, t, args[1:], kwargs), options)
+            means = getattr(target, "__name__", "").startswith("avg_pool")
+            counted = means and kwargs.get("count_include_pad", True)
+            padding = args[3] if len(args) > 3 else kwargs.get("padding", 0)
+            return self.pool(
+                x, lambda t: _call(target, t, args[1:], kwargs), padding if counted else 0
+            )
         if target in ("mean", torch.mean):
             dim, keep = _bound(args[1:], kwargs, ("dim", "keepdim"), (None, False))
             return self.mean(x, dim, keep)

@@ -16,10 +16,11 @@ from typing_extensions import override
 from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import channels
 from ellzero.nn.export.channels import BY_CHANNEL, LAYERS
+from ellzero.sets.base import widen
 
 _RECORD = "_ellzero_changes"
 # Sums in another order differ by rounding, which layers carry on.
-_SLACK = 1e4
+_SLACK = 1e3
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
     >>> tuple(small[0].weight.shape), tuple(small[2].weight.shape)
     ((3, 4), (2, 3))
     """
-    args, kwargs = _arguments(sample)
+    args, kwargs = split_sample(sample)
     original = _copy(model)
     expected = _call(original, args, kwargs)
     other = _noise(args), {k: _noise_like(v) for k, v in kwargs.items()}
@@ -167,7 +168,6 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
         expected_other = None
     macs, before = _macs(original, args, kwargs), _layers(original)
     small = _copy(model)
-    notes: dict[str, str] = {}
 
     def same() -> str | None:
         """Return how the copy differs, or None."""
@@ -179,8 +179,12 @@ def compact(model: nn.Module, sample: Any, *, select_inputs: bool = True) -> nn.
             return f"the smaller model failed ({_line(error)})"
         return None if ok else "the smaller model gave other outputs"
 
-    for part in _parts(small, args, kwargs, notes):
+    plan = _Plan(small, args, kwargs)
+    plan.descend("", small)
+    notes = plan.notes
+    for part in plan.out:
         _rounds(part, same, notes, select_inputs)
+    notes.update(_not_understood(small))
     after_macs, after = _macs(small, args, kwargs), _layers(small)
     record = [
         _change(name, layer, after, macs, after_macs, notes) for name, layer in before.items()
@@ -257,16 +261,34 @@ def changes_table(model: nn.Module) -> str:
 # Calls ------------------------------------------------------------------------------------------
 
 
-def _arguments(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that a sample means.
+
+    Parameters
+    ----------
+    sample : Tensor, tuple or mapping of str to object
+        One input, a tuple of inputs, or a mapping of keywords.
+
+    Returns
+    -------
+    tuple of (tuple, dict)
+        The arguments; one of the two is empty.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `sample` is something else, or empty.
+    """
     if isinstance(sample, Tensor):
         return (sample,), {}
-    if isinstance(sample, tuple):
+    if isinstance(sample, tuple) and sample:
         return sample, {}
-    if isinstance(sample, Mapping):
+    if isinstance(sample, Mapping) and sample:
         return (), dict(sample)
+    empty = isinstance(sample, (tuple, Mapping))
     raise InvalidParameterError(
         f"`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got "
-        f"{type(sample).__name__}.",
+        f"{'an empty one' if empty else type(sample).__name__}.",
         "Give what the model will be called with.",
     )
 
@@ -296,7 +318,7 @@ def _call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 def _line(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text.rstrip(".")
+    return text.split(". ")[0].rstrip(".")
 
 
 def _noise(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -345,7 +367,7 @@ def difference(expected: Any, got: Any) -> float:
             return math.inf
         if not a.numel():
             continue
-        wide_a, wide_b = a.double(), b.double()
+        wide_a, wide_b = widen(a), widen(b)
         odd = ~torch.isfinite(wide_a) | ~torch.isfinite(wide_b)
         if not torch.equal(wide_a[odd].nan_to_num(7.0), wide_b[odd].nan_to_num(7.0)):
             return math.inf
@@ -420,15 +442,31 @@ def _change(
     )
 
 
+def _not_understood(model: nn.Module) -> dict[str, str]:
+    """Return a note for each layer of another class that has dead rows or columns."""
+    out = {}
+    for name, part in model.named_modules():
+        weight = part._parameters.get("weight")
+        if type(part) in (*LAYERS, *BY_CHANNEL) or weight is None or weight.ndim < 2:
+            continue
+        live = weight.detach() != 0
+        flat = live.flatten(2).any(2) if live.ndim > 2 else live
+        if not bool(flat.any(0).all()) or not bool(flat.any(1).all()):
+            out[name] = f"rows or columns of zeros stay: layers of class {type(part).__name__} do"
+    return out
+
+
 # Rounds ------------------------------------------------------------------------------------------
 
 
 class _Part(NamedTuple):
-    """A part that can be traced, and what it is called with."""
+    """A part that can be traced, what it is called with, and what its graph calls whole."""
 
     path: str
     root: nn.Module
-    inputs: dict[str, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    leaves: tuple[nn.Module, ...] = ()
 
 
 class _FeedForward(nn.Module):
@@ -446,63 +484,102 @@ class _FeedForward(nn.Module):
         return out
 
 
-def _parts(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], notes: dict[str, str]
-) -> list[_Part]:
-    """Return the largest parts that can be traced."""
-    seen = {"": (args, kwargs)}
-    out: list[_Part] = []
+_TRANSFORMERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
-    def descend(path: str, part: nn.Module) -> None:
-        own = [n for n, _ in _own_layers(path, part)]
-        if not own:
+
+class _Plan:
+    """Finds the largest parts of a model that can be traced."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.model = model
+        parts = {n: m for n, m in model.named_modules() if not _is_simple(m)}
+        self.seen = {"": (args, kwargs)} | _inputs(model, args, kwargs, parts)
+        self.out: list[_Part] = []
+        self.notes: dict[str, str] = {}
+        self.why: dict[str, str] = {}
+        self.known: dict[str, tuple[nn.Module, ...] | None] = {}
+
+    def leaves(self, path: str, part: nn.Module) -> tuple[nn.Module, ...] | None:
+        """Return what has to be called whole for a part to be traced; None where it cannot be."""
+        if path not in self.known:
+            self.known[path] = self._leaves(path, part)
+        return self.known[path]
+
+    def _leaves(self, path: str, part: nn.Module) -> tuple[nn.Module, ...] | None:
+        if self.graph(path, part, ()) is not None:
+            return ()
+        found: list[nn.Module] = []
+        for name, child in _called(path, part):
+            if name in self.seen:
+                inner = self.leaves(name, child)
+                found += [child] if inner is None else inner
+        leaves = tuple(found)
+        return leaves if leaves and self.graph(path, part, leaves) is not None else None
+
+    def graph(self, path: str, part: nn.Module, leaves: tuple[nn.Module, ...]) -> Any:
+        args, kwargs = copy.deepcopy(self.seen[path])
+        try:
+            return channels.trace(part, args, kwargs, leaves)
+        except Exception as error:
+            self.why[path] = f"{type(part).__name__} cannot be traced ({_line(error)})"
+            return None
+
+    def note(self, path: str, part: nn.Module, words: str) -> None:
+        self.notes.update({name: words for name, _ in _own_layers(path, part)})
+
+    def descend(self, path: str, part: nn.Module) -> None:
+        """Look for parts from here on."""
+        if not any(True for _ in _own_layers(path, part)):
             return
-        if type(part) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
-            feed = _FeedForward(part)  # type: ignore[arg-type]
-            weight = feed.linear1.weight
-            noise = torch.randn(2, weight.shape[1], generator=torch.Generator().manual_seed(0))
-            out.append(_Part(path, feed, {"x": noise.to(weight)}))
-            return
-        if type(part) in LAYERS:
-            notes.setdefault(path, "between parts that are not traced")
-            return
-        if path not in seen:
-            if not isinstance(part, nn.ModuleList):
-                notes.update(dict.fromkeys(own, "`sample` does not reach it"))
+        if type(part) in _TRANSFORMERS:
+            self.feed_forward(path, part)
+        elif type(part) in LAYERS:
+            self.notes.setdefault(path, "between parts that are not traced")
+        elif path not in self.seen:
+            if not isinstance(part, (nn.ModuleList, nn.ModuleDict)):
+                self.note(path, part, "`sample` does not reach it")
+            self.inside(path, part)
+        elif (leaves := self.leaves(path, part)) is None:
+            self.note(path, part, self.why[path])
+            self.inside(path, part)
         else:
-            try:
-                inputs = channels.bind(part, *seen[path])
-                graph = channels.trace(part, inputs)
-            except Exception as error:
-                words = f"{type(part).__name__} cannot be traced ({_line(error)})"
-                notes.update(dict.fromkeys(own, words))
-            else:
-                out.append(_Part(path, part, inputs))
-                # What the graph calls whole is looked into on its own.
-                called = {str(n.target) for n in graph.nodes if n.op == "call_module"}
-                for name in sorted(called):
-                    child = part.get_submodule(name)
-                    if type(child) not in LAYERS and path + name != "":
-                        words = f"{type(child).__name__} is not looked into"
-                        inner = _join(path, name)
-                        notes.update(
-                            dict.fromkeys((n for n, _ in _own_layers(inner, child)), words)
-                        )
-                        inside(inner, child)
-                return
-        inside(path, part)
+            self.out.append(_Part(path, part, *self.seen[path], leaves))
+            for node in self.graph(path, part, leaves).nodes:
+                name = channels.name_of(node)
+                if node.op == "call_module" and not _is_simple(part.get_submodule(name)):
+                    child, here = part.get_submodule(name), _join(path, name)
+                    self.note(here, child, f"{type(child).__name__} is not looked into")
+                    if here in self.why:
+                        self.note(here, child, self.why[here])
+                    if type(child) in _TRANSFORMERS:
+                        self.feed_forward(here, child)
+                    else:
+                        self.inside(here, child)
 
-    def inside(path: str, part: nn.Module) -> None:
-        if type(part) in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
-            descend(path, part)
-            return
-        inner = {_join(path, key): child for key, child in part.named_children()}
-        seen.update(_inputs(model, args, kwargs, inner))
-        for name, child in inner.items():
-            descend(name, child)
+    def inside(self, path: str, part: nn.Module) -> None:
+        for key, child in part.named_children():
+            self.descend(_join(path, key), child)
 
-    descend("", model)
-    return out
+    def feed_forward(self, path: str, layer: nn.Module) -> None:
+        feed = _FeedForward(layer)  # type: ignore[arg-type]
+        weight = feed.linear1.weight
+        noise = torch.randn(2, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        self.out.append(_Part(path, feed, (noise.to(weight),), {}))
+
+
+def _is_simple(part: nn.Module) -> bool:
+    """Return whether a part is one of torch without parts of its own."""
+    return type(part).__module__.startswith("torch.nn") and not any(True for _ in part.children())
+
+
+def _called(path: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the children of a part, and those of lists of them, by name."""
+    for key, child in part.named_children():
+        name = _join(path, key)
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _called(name, child)
+        else:
+            yield name, child
 
 
 def _join(*names: str) -> str:
@@ -529,8 +606,7 @@ def _inputs(
         def keep(
             module: nn.Module, given: tuple[Any, ...], more: dict[str, Any], name: str = name
         ) -> None:
-            if name not in seen:
-                seen[name] = copy.deepcopy((given, more))
+            seen.setdefault(name, (given, more))
 
         hooks.append(part.register_forward_pre_hook(keep, with_kwargs=True))
     try:
@@ -545,11 +621,12 @@ def _rounds(
     part: _Part, same: Callable[[], str | None], notes: dict[str, str], select_inputs: bool
 ) -> None:
     """Make one part of the model smaller, until nothing changes."""
-    path, root, inputs = part
+    path, root = part.path, part.root
     while True:
         try:
-            graph = channels.trace(root, inputs)
-            found = channels.follow(root, graph, copy.deepcopy(inputs))
+            args, kwargs = copy.deepcopy((part.args, part.kwargs))
+            graph = channels.trace(root, args, kwargs, part.leaves)
+            found = channels.follow(root, graph, *copy.deepcopy((part.args, part.kwargs)))
         except Exception as error:
             words = f"{type(root).__name__} cannot be followed ({_line(error)})"
             notes.update({n: words for n, _ in _own_layers(path, root)})
@@ -564,6 +641,7 @@ def _rounds(
             layers = [n for n, u in found.uses.items() if type(u.layer) in LAYERS]
             notes.update({_join(path, n): f"{why}, so it stays as it was" for n in layers})
             return
+    notes.update({_join(path, n): f"{words}, so it stays" for n, words in found.skipped.items()})
     for name, use in found.uses.items():
         layer = use.layer
         if type(layer) not in LAYERS:
@@ -574,7 +652,7 @@ def _rounds(
             count = int(dead.sum())
             words = f"{count} rows of zeros stay" if count > 1 else "1 row of zeros stays"
             notes[_join(path, name)] = f"{words}: {found.reason(use.outs[dead])}"
-        if select_inputs and use.from_input and path == "":
+        if select_inputs and use.from_input and path == "" and name:
             _select(root, layer, use, same)
 
 
@@ -630,11 +708,11 @@ def _shrink(use: channels.Use, gone: np.ndarray[Any, Any]) -> Callable[[], None]
         assert use.constants is not None
         assert use.merges is not None
         lost, merges = ~ins.to(weight.device), torch.from_numpy(use.merges).to(weight.device)
-        wide, constants = weight.double(), use.constants.double()
+        wide, constants = widen(weight), widen(use.constants)
         moved = wide[:, lost & ~merges].flatten(2) if wide.ndim > 2 else wide[:, lost & ~merges]
         moved = (moved.sum(2) if moved.ndim > 2 else moved) @ constants[lost & ~merges]
         if bool((moved != 0).any()):
-            bias = (moved if bias is None else bias.double() + moved).to(weight.dtype)
+            bias = (moved if bias is None else widen(bias) + moved).to(weight.dtype)
         if bool((lost & merges).any()):
             keeper = use.keeper()
             shares = constants[lost & merges] / constants[keeper]
