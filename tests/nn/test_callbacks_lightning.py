@@ -194,7 +194,11 @@ def plain_loop(accumulate=1, clip=None, dtype=None, epochs=2, **options):
     [
         ({}, {}, {}),
         # 8 batches by threes: 3 steps an epoch, the last one short.
-        ({"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}, {"accumulate": 3, "clip": 0.1}, {}),
+        (
+            {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1},
+            {"accumulate": 3, "clip": 0.1},
+            {},
+        ),
         ({"precision": "bf16-mixed"}, {"dtype": torch.bfloat16}, {"recipe": "iht", "every": 2}),
     ],
 )
@@ -529,8 +533,8 @@ def test_wrong_uses_are_told_before_the_training(tmp_path):
     with pytest.raises(InvalidParameterError) as caught:
         fit(tmp_path, Network(), late)
     assert str(caught.value) == (
-        "`schedule` must reach the final budget within the 16 optimizer steps of the training, got "
-        "Ramp(start=0.0, end=1.0, total_steps=17, freeze=1.0).\n"
+        "`schedule` must reach the final budget within the 16 optimizer steps of the training, "
+        "got Ramp(start=0.0, end=1.0, total_steps=17, freeze=1.0).\n"
         "hint: Train longer, or give no schedule for one that fits."
     )
     stream = DataLoader(Stream(), batch_size=4)

@@ -137,7 +137,8 @@ def plain_loop(accumulate=1, clip=1.0, dtype=None, **options):
     per_epoch = -(-BATCHES // accumulate)
     optimizer = wrap(model, 2 * per_epoch, **options)
     rates = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda t: (1 + torch.cos(torch.tensor(torch.pi * t / (2 * per_epoch))).item()) / 2
+        optimizer,
+        lambda t: (1 + torch.cos(torch.tensor(torch.pi * t / (2 * per_epoch))).item()) / 2,
     )
     for _ in range(2):
         for start in range(0, BATCHES, accumulate):
@@ -424,7 +425,8 @@ def test_a_training_that_stops_before_the_final_budget_is_told(tmp_path, caplog)
 
 def test_what_is_logged_is_what_is_in_the_weights(tmp_path):
     class Reporter(TrainerCallback):
-        seen = []
+        def __init__(self):
+            self.seen = []
 
         def on_log(self, args, state, control, logs=None, model=None, **kwargs):
             self.seen.append((logs.get("sparsity/n_nonzero"), count(model)))
@@ -550,10 +552,8 @@ def train_rank(rank, folder, port):
     # 5 batches for each process and epoch.
     assert sparsity.optimizer.n_steps == host.state.global_step == 10
     torch.save(model.state_dict(), f"{folder}/{rank}.pt")
-    print("saved", rank, flush=True)
     dist.barrier()
-    print("barrier", rank, flush=True)
-    os._exit(0)
+    os._exit(0)  # a fork waits forever for the threads of its parent
 
 
 @pytest.mark.sharded

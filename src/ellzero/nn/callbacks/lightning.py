@@ -136,9 +136,7 @@ class LightningSparsity(Callback):
         strategy = trainer.strategy
         if self.plan.has_budget:
             if self.plan.counts_steps and self._total_steps is None:
-                self._total_steps = self.plan.total_steps or count_steps(
-                    trainer, self._max_epochs
-                )
+                self._total_steps = self.plan.total_steps or count_steps(trainer, self._max_epochs)
             schedule = self.plan.make_schedule(self._total_steps)
             strategy.optimizers = self.plan.wrap(strategy.optimizers, pl_module, schedule)
         self.optimizers = [o for o in strategy.optimizers if isinstance(o, HardThresholding)]
@@ -158,7 +156,12 @@ class LightningSparsity(Callback):
 
     @override
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step == self._step:
             return
@@ -169,13 +172,14 @@ class LightningSparsity(Callback):
             if self._was_final:
                 _compare_anew(trainer)
         is_last = self._step == self._last_step
-        if is_last:
+        if is_last and self._was_final:
             # Now, so that the last checkpoints and the last validation are of the final model.
             finish(self.optimizers, self.plan.dtype)
-        if self.is_logged and (is_last or self._step % max(1, trainer.log_every_n_steps) == 0):
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if self.is_logged and (is_last or self._step % every == 0):
             kind = torch.float32 if pl_module.device.type == "mps" else torch.float64
             values = {k: torch.tensor(v, dtype=kind) for k, v in measure(self.optimizers).items()}
-            self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+            pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
