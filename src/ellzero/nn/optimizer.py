@@ -835,7 +835,7 @@ class HardThresholding(torch.optim.Optimizer):
             )
         assert ours is not None
         self.optimizer.load_state_dict(plain)
-        self.optimizer.state.pop(CARRIED, None)
+        self.optimizer.state.pop(CARRIED, None)  # type: ignore[call-overload]
         self._share()
         self.n_steps, self.n_skipped = ours["n_steps"], ours["n_skipped"]
         self.is_finalized = ours["is_finalized"]

@@ -108,12 +108,15 @@ class LightningSparsity(Callback):
         self.optimizers: list[HardThresholding] = []
         self._total_steps: int | None = None
         self._last_step: int | None = None
+        self._max_epochs: int | None = None
         self._step = 0
         self._was_final = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._total_steps = None
+        # Before other callbacks add epochs without steps.
+        self._max_epochs = trainer.max_epochs
 
     # The host loads the state of its callbacks between `setup` and `on_fit_start`, or, where it
     # shards the model, after that.
@@ -133,7 +136,7 @@ class LightningSparsity(Callback):
         strategy = trainer.strategy
         if self.plan.has_budget:
             if self.plan.counts_steps and self._total_steps is None:
-                self._total_steps = self.plan.total_steps or count_steps(trainer)
+                self._total_steps = self.plan.total_steps or count_steps(trainer, self._max_epochs)
             schedule = self.plan.make_schedule(self._total_steps)
             strategy.optimizers = self.plan.wrap(strategy.optimizers, pl_module, schedule)
         self.optimizers = [o for o in strategy.optimizers if isinstance(o, HardThresholding)]
@@ -146,7 +149,7 @@ class LightningSparsity(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step, self._last_step = trainer.global_step, count_steps(trainer)
+        self._step, self._last_step = trainer.global_step, count_steps(trainer, self._max_epochs)
         if self._last_step is not None:
             check_end(self.optimizers, self._last_step - self._step)
         self._was_final = is_final(self.optimizers)
@@ -169,13 +172,14 @@ class LightningSparsity(Callback):
             if self._was_final:
                 _compare_anew(trainer)
         is_last = self._step == self._last_step
-        if is_last:
+        if is_last and self._was_final:
             # Now, so that the last checkpoints and the last validation are of the final model.
             finish(self.optimizers, self.plan.dtype)
-        if self.is_logged and (is_last or self._step % max(1, trainer.log_every_n_steps) == 0):
+        every = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if self.is_logged and (is_last or self._step % every == 0):
             kind = torch.float32 if pl_module.device.type == "mps" else torch.float64
             values = {k: torch.tensor(v, dtype=kind) for k, v in measure(self.optimizers).items()}
-            self.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
+            pl_module.log_dict(values, on_step=True, on_epoch=False, batch_size=1)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -188,13 +192,15 @@ class LightningSparsity(Callback):
             finish(self.optimizers, self.plan.dtype)
 
 
-def count_steps(trainer: Trainer) -> int | None:
+def count_steps(trainer: Trainer, max_epochs: int | None = None) -> int | None:
     """Return how many optimizer steps a training is set to have.
 
     Parameters
     ----------
     trainer : lightning.pytorch.Trainer
         Within ``fit``.
+    max_epochs : int or None, default=None
+        Epochs of the training; None means what the trainer says now.
 
     Returns
     -------
@@ -202,16 +208,19 @@ def count_steps(trainer: Trainer) -> int | None:
         With accumulation counted once, over all epochs or up to ``max_steps``; None where that is
         not known, as with manual optimization.
     """
-    module = trainer.lightning_module
-    if not module.automatic_optimization:
+    if not trainer.lightning_module.automatic_optimization:
         return None
-    total = trainer.estimated_stepping_batches
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler) and (trainer.max_epochs or -1) > 0:
-            batches = trainer.num_training_batches
-            each = [callback.get_accumulate_grad_batches(e) for e in range(trainer.max_epochs)]
-            total = sum(math.ceil(batches / n) for n in each)
-            total = total if trainer.max_steps == -1 else min(total, trainer.max_steps)
+    total = trainer.estimated_stepping_batches  # loads the data
+    batches, epochs = trainer.num_training_batches, max_epochs or trainer.max_epochs or -1
+    if math.isfinite(batches) and epochs > 0:
+        by_epoch = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+        total = sum(
+            math.ceil(batches / by_epoch[0].get_accumulate_grad_batches(epoch))
+            if by_epoch
+            else math.ceil(batches / trainer.accumulate_grad_batches)
+            for epoch in range(epochs)
+        )
+        total = total if trainer.max_steps == -1 else min(total, trainer.max_steps)
     return int(total) if math.isfinite(total) and total >= 0 else None
 
 

@@ -158,7 +158,8 @@ class Plan:
         """
         if any(isinstance(o, HardThresholding) for o in optimizers):
             raise IncompatibleError(
-                "The optimizer is a `HardThresholding` already, and the callback has a budget too.",
+                "The optimizer is a `HardThresholding` already, and the callback has a budget "
+                "too.",
                 "Give the callback no budget; it then follows that of the optimizer.",
             )
         if len(optimizers) == 1:
@@ -250,8 +251,8 @@ def check_end(sparse: Sequence[HardThresholding], left: int) -> None:
         total = optimizer.n_steps + left
         if not optimizer.is_finalized and not optimizer.schedule.is_final(total):
             raise InvalidParameterError(
-                f"`schedule` must reach the final budget within the {total} optimizer steps of the "
-                f"training, got {optimizer.schedule}.",
+                f"`schedule` must reach the final budget within the {total} optimizer steps of "
+                f"the training, got {optimizer.schedule}.",
                 "Train longer, or give no schedule for one that fits.",
             )
 

@@ -17,7 +17,7 @@ from ellzero.nn.callbacks.plan import Plan, Schedule, check_end, finish, is_fina
 from ellzero.nn.optimizer import CARRIED, HardThresholding
 
 
-class TrainerSparsity(TrainerCallback):  # type: ignore[misc]
+class TrainerSparsity(TrainerCallback):
     """Training under an exact budget in the Hugging Face Trainer.
 
     Wraps the optimizer of the `Trainer` in `HardThresholding`, lets the budget fall over the first
@@ -170,7 +170,7 @@ class TrainerSparsity(TrainerCallback):  # type: ignore[misc]
         if not self._was_final:
             _forget_best(state)
             self._was_final = is_final([self.optimizer])
-        if state.global_step >= state.max_steps:
+        if state.global_step >= state.max_steps and self._was_final:
             # Now, so that the last checkpoint and the last evaluation are of the final model.
             finish([self.optimizer], self.plan.dtype)
 
