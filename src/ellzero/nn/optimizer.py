@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,23 +25,54 @@ log = logging.getLogger("ellzero")
 RECIPES = ("lazy", "iht", "acdc")
 
 
-@dataclass(slots=True)
 class _Slot:
     """One counted tensor; of a sharded one, the part that this process holds.
 
     `shown` shares the memory of the parameter. `latent` is the same tensor where the recipe has
-    no latent values.
+    no latent values. The support is a mask, an index, or both; the mask is made when it is read.
     """
 
-    name: str
-    param: nn.Parameter
-    latent: Tensor
-    shown: Tensor
-    mask: Tensor
-    index: Tensor | None = None
-    level: float = 0.0
-    drift: float = 0.0
-    version: int = 0
+    __slots__ = (
+        "_index", "_mask", "drift", "is_sharded", "latent", "level", "name", "param", "shown",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self, name: str, param: nn.Parameter, latent: Tensor, shown: Tensor, mask: Tensor
+    ) -> None:
+        self.name, self.param, self.latent, self.shown = name, param, latent, shown
+        self._mask: Tensor | None = mask
+        self._index: Tensor | None = None
+        self.is_sharded = thresholded.is_sharded(param)
+        self.level = 0.0
+        self.drift = 0.0
+        self.version = 0
+
+    @property
+    def mask(self) -> Tensor:
+        if self._mask is None:
+            assert self._index is not None
+            self._mask = thresholded.mark(self._index, self.shown)
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self._mask = mask
+
+    @property
+    def index(self) -> Tensor | None:
+        return self._index
+
+    @index.setter
+    def index(self, index: Tensor | None) -> None:
+        if index is None and self._mask is None:
+            self._mask = self.mask
+        self._index = index
+
+    def hold(self, index: Tensor, level: float) -> None:
+        """Take another support, whose values are written already."""
+        self._index, self._mask = index, None
+        self.drift, self.level = abs(level - self.level), level
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -181,6 +212,7 @@ class HardThresholding(torch.optim.Optimizer):
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
         self._slots: dict[str, _Slot] = {}
+        self._table: thresholded.Table | None = None
         for name in counted:
             shown = thresholded.local(params[name])
             latent = shown.clone() if recipe == "lazy" else shown
@@ -227,8 +259,13 @@ class HardThresholding(torch.optim.Optimizer):
     def _choose(self) -> None:
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
+        place = 0
         for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
+            part = slice(place, place + len(names))
+            place = part.stop
+            if isinstance(s, L0Ball) and self._choose_by_table(part, count):
+                continue
             scores = {n: self._slots[n].share(self._slots[n].latent) for n in names}
             held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
             if isinstance(s, L0Ball):
@@ -237,6 +274,50 @@ class HardThresholding(torch.optim.Optimizer):
                 masks, levels = dict(s.select(s.gains(scores), incumbents=held)), {}
             for name in names:
                 self._change(self._slots[name], masks[name], levels.get(name, 0.0))
+
+    def _tabulate(self) -> thresholded.Table | None:
+        """Return the slots as a table for the kernels, or None where those cannot take them."""
+        slots = self._slots.values()
+        if self.recipe != "lazy" or self.is_finalized:
+            return None
+        table = self._table
+        if table is None or not all(
+            a is slot.latent and b is slot.shown
+            for a, b, slot in zip(table.latents, table.shown, slots, strict=True)
+        ):
+            latents, shown = [s.latent for s in slots], [s.shown for s in slots]
+            fits = thresholded.Table.fits(latents, shown, self.power)
+            self._table = thresholded.Table(latents, shown, self.power) if fits else None
+        if self._table is not None:
+            for i, slot in enumerate(slots):
+                index = slot.index
+                self._table.place(i, index, slot.mask if index is None else None, slot.level)
+        return self._table
+
+    def _choose_by_table(self, part: slice, count: int) -> bool:
+        """Choose the supports that share a budget in two passes; return whether that worked."""
+        slots = list(self._slots.values())[part]
+        sizes = [slot.latent.numel() for slot in slots]
+        if not 0 < count <= thresholded.DENSE * sum(sizes) or slots[0].level <= 0:
+            return False
+        table = self._tabulate()
+        if table is None:
+            return False
+        least = self._least(count, sizes) if len(sizes) > 1 else [1]
+        # A tensor without entries is told of, by the other way.
+        chosen = table.choose(part, count, [max(n, 1) for n in least], _near(slots[0]))
+        if chosen is None:
+            return False
+        for slot, index in zip(slots, chosen[0], strict=True):
+            slot.hold(index, chosen[1])
+        return True
+
+    def _least(self, count: int, sizes: Sequence[int]) -> list[int]:
+        """Return what every tensor that shares a budget has to keep."""
+        if self.floor == 0:
+            return [0] * len(sizes)
+        one, total = int(count >= len(sizes)), sum(sizes)
+        return [max(one, int(self.floor * count * n / total)) for n in sizes]
 
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
@@ -257,21 +338,14 @@ class HardThresholding(torch.optim.Optimizer):
         self, count: int, scores: Mapping[str, Tensor], held: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return supports and thresholds of tensors that share a budget, none below its floor."""
-        first = self._slots[next(iter(scores))]
-        # The threshold moves little between two choices; a wrong guess costs time only.
-        width = max(2 * first.drift, 1e-3 * first.level)
-        near = (first.level - width, first.level + width) if first.level > 0 else None
+        near = _near(self._slots[next(iter(scores))])
         masks, level = thresholded.top_k(scores, count, held, near)
         levels = dict.fromkeys(scores, level)
         total = sum(t.numel() for t in scores.values())
         if len(scores) == 1 or count == total:
             return masks, levels
-        least = dict.fromkeys(scores, 0)
-        if self.floor > 0:
-            one = int(count >= len(scores))
-            least = {
-                n: max(one, int(self.floor * count * t.numel() / total)) for n, t in scores.items()
-            }
+        sizes = [t.numel() for t in scores.values()]
+        least = dict(zip(scores, self._least(count, sizes), strict=True))
         poor: dict[str, int] = {}
         while True:
             counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
@@ -317,6 +391,14 @@ class HardThresholding(torch.optim.Optimizer):
             thresholded.show(
                 slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
             )
+
+    def _show_all(self) -> None:
+        table = self._tabulate()
+        if table is not None:
+            table.show()
+            return
+        for slot in self._slots.values():
+            self._show(slot)
 
     # The step --------------------------------------------------------------------------------
 
@@ -368,8 +450,7 @@ class HardThresholding(torch.optim.Optimizer):
         if not self.is_finalized and (written or self._is_due()):
             self._choose()
         else:
-            for slot in self._slots.values():
-                self._show(slot)
+            self._show_all()
         for slot in self._slots.values():
             slot.version = slot.param._version
         return loss
@@ -379,7 +460,7 @@ class HardThresholding(torch.optim.Optimizer):
         slots = self._slots.values()
         try:
             for slot in slots:
-                if thresholded.is_sharded(slot.param):
+                if slot.is_sharded:
                     # Collectives hold on to the memory of a sharded parameter.
                     slot.shown.copy_(slot.latent)
                 else:
@@ -388,7 +469,7 @@ class HardThresholding(torch.optim.Optimizer):
                 self.optimizer.step()
         finally:
             for slot in slots:
-                if thresholded.is_sharded(slot.param):
+                if slot.is_sharded:
                     slot.latent.copy_(slot.shown)
                     slot.shown.zero_()
                 else:
@@ -410,7 +491,7 @@ class HardThresholding(torch.optim.Optimizer):
         """Follow parameters that were moved, cast or written; return whether any was written."""
         written = False
         for slot in self._slots.values():
-            if thresholded.is_sharded(slot.param):
+            if slot.is_sharded:
                 continue
             if (
                 slot.param.data_ptr() != slot.shown.data_ptr()
@@ -591,7 +672,7 @@ class HardThresholding(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         left = ("step", "zero_grad")  # wrapped by learning-rate schedulers, which wrap anew
         kept = {k: v for k, v in self.__dict__.items() if k not in left and "_hooks" not in k}
-        return kept
+        return {**kept, "_table": None}  # it holds addresses
 
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -614,6 +695,15 @@ class HardThresholding(torch.optim.Optimizer):
                 "Build the optimizer and `HardThresholding` again with all parameters.",
             )
         super().add_param_group(param_group)
+
+
+def _near(slot: _Slot) -> tuple[float, float] | None:
+    """Return where the threshold is looked for first; a wrong guess costs time only."""
+    if slot.level <= 0:
+        return None
+    # It moves little between two choices.
+    width = max(2 * slot.drift, 1e-3 * slot.level)
+    return slot.level - width, slot.level + width
 
 
 def _check_parameters(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +12,19 @@ import torch
 from torch import Tensor
 
 from ellzero.tensors import named
-from ellzero.tensors.selection import SMALL, _by_bracket, _flat_incumbents, _order, _Piece, _select
+from ellzero.tensors.selection import (
+    SMALL,
+    _bracket,
+    _by_bracket,
+    _flat_incumbents,
+    _order,
+    _Piece,
+    _select,
+)
 
 # A kept entry is shown no smaller than this share of its latent value, so that it is counted.
 LEAST_SHARE = 2.0**-10
-_SUBNORMAL = torch.tensor(2.0**-140)
+_SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
 
@@ -63,7 +72,8 @@ def flushed() -> Iterator[None]:
     The averages of an optimizer decay towards zero where a gradient stays zero, as it does behind
     a pruned unit, and arithmetic on such numbers is tens of times slower.
     """
-    change = bool(_SUBNORMAL != 0) and torch.set_flush_denormal(True)
+    # Where numbers are flushed already, a subnormal one compares as zero.
+    change = _SUBNORMAL != 0 and torch.set_flush_denormal(True)
     try:
         yield
     finally:
@@ -83,21 +93,23 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     meshes: list[Any] = []
     ok = True
     sums = []
+    places = []
     for tensor in tensors:
         part = tensor
-        if is_sharded(tensor):
+        if type(tensor) is not Tensor and is_sharded(tensor):
             part = local(tensor)
             mesh = tensor.device_mesh  # type: ignore[attr-defined]
             meshes += [] if mesh in meshes else [mesh]
         elif tensor.is_sparse:
             part = tensor._values()
         if part.is_cpu and part.dtype == torch.float32 and part.is_contiguous():
-            from ellzero.kernels.thresholded import has_only_finite
-
-            bits = part.detach().numpy().reshape(-1).view(np.int32)
-            ok = ok and has_only_finite(bits)
+            places.append((part.data_ptr(), part.numel()))
         elif part.numel():
             sums.append((part, part.sum()))
+    if places:
+        from ellzero.kernels.thresholded import are_finite
+
+        ok = are_finite(np.array(places, np.int64))
     # A sum may overflow where no entry does.
     ok = ok and all(
         named.all_true(torch.isfinite(s)) or named.all_true(torch.isfinite(t)) for t, s in sums
@@ -270,3 +282,168 @@ def fit_to(tensor: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     lost = mask & (tensor.to(dtype) == 0)
     least = torch.copysign(torch.full_like(tensor, tiny(dtype)), tensor)
     tensor.copy_(torch.where(lost, least, tensor))
+
+
+class Table:
+    """Local tensors that one kernel call thresholds, and their supports as lists of positions.
+
+    Parameters
+    ----------
+    latents, shown : sequence of Tensor
+        Dense values, and where the thresholded ones are written; float32 on the CPU, contiguous.
+    power : float or None
+        As for `show`; 3 or None.
+
+    Notes
+    -----
+    Kernels get addresses, so the table holds on to every tensor that it has written down.
+    """
+
+    __slots__ = ("_buffers", "_held", "_levels", "_rows", "latents", "power", "shown")
+
+    def __init__(
+        self, latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None
+    ) -> None:
+        self.latents, self.shown, self.power = list(latents), list(shown), power
+        self._rows = np.zeros((len(self.latents), 8), np.int64)
+        self._levels = np.zeros(len(self.latents), np.float32)
+        self._held: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.latents)
+        # For each budget a list to write next and the one in use.
+        self._buffers: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+        for row, latent, out in zip(self._rows, self.latents, self.shown, strict=True):
+            row[:3] = latent.data_ptr(), out.data_ptr(), latent.numel()
+
+    @staticmethod
+    def fits(latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None) -> bool:
+        """Return whether the kernels know what to do with such tensors."""
+        return all(
+            _by_kernel(a, power) and _by_kernel(b, power) and a.numel() == b.numel()
+            for a, b in zip(latents, shown, strict=True)
+        )
+
+    def place(self, i: int, index: Tensor | None, mask: Tensor | None, level: float) -> None:
+        """Say what the support of a tensor is: an int32 index, or a mask."""
+        if self._held[i][0] is not index or self._held[i][1] is not mask:
+            self._held[i] = index, mask
+            if index is not None:
+                self._rows[i, 3:6] = index.data_ptr(), index.numel(), 0
+            else:
+                assert mask is not None
+                assert mask.is_contiguous()
+                self._rows[i, 3:6] = 0, -1, mask.data_ptr()
+        self._levels[i] = 0.0 if self.power is None else level
+
+    def show(self) -> None:
+        """Write the thresholded values of all tensors, as `show` does for one."""
+        from ellzero.kernels.thresholded import show_all
+
+        show_all(self._rows, self._levels)
+
+    def choose(
+        self,
+        part: slice,
+        count: int,
+        least: Sequence[int],
+        near: tuple[float, float] | None = None,
+    ) -> tuple[list[Tensor], float] | None:
+        """Choose the support of some of the tensors anew and write its values.
+
+        Parameters
+        ----------
+        part : slice
+            The tensors, which share the budget.
+        count : int
+            Entries to select; fewer than there are.
+        least : sequence of int
+            What each tensor has to keep, one or more.
+        near : tuple of float or None, default=None
+            A guess of two magnitudes that hold the threshold between them. It changes the time,
+            never the result.
+
+        Returns
+        -------
+        tuple of (list of Tensor, float) or None
+            The positions of exactly `count` entries, by `top_k` with the present support as
+            incumbents, and the threshold. None when a tensor would keep fewer than it has to, when
+            too many entries are equal, or when a number is NaN: then nothing is changed.
+        """
+        from ellzero.kernels.thresholded import remove, renew_all
+
+        rows = self._rows[part]
+        room = count + max(SMALL, count // 4)
+        spare, live = self._buffers.pop(part.start, (None, None))
+        if spare is None or not room <= spare.numel() <= 4 * room:
+            spare = torch.empty(room, dtype=torch.int32)
+        self._buffers[part.start] = spare, live
+        found = self._survey(part, count, spare.numpy(), near)
+        if found is None:
+            return None
+        cuts, keys, spots = found
+        wanted = int(count - (cuts[-1] - keys.size))
+        target = np.partition(keys, keys.size - wanted)[keys.size - wanted]
+        taken = keys > target
+        ties = np.flatnonzero(keys == target)
+        wanted -= int(np.count_nonzero(taken))
+        if wanted < ties.size:
+            held = self._are_held(part, spare.numpy(), cuts, spots[ties])
+            ties = np.concatenate([ties[held], ties[~held]])[:wanted]
+        taken[ties] = True
+        remove(spare.numpy(), spots[~taken], cuts)
+        if (np.diff(cuts) < least).any():
+            return None
+        level = float(np.array([target]).view(np.float32)[0])
+        rows[:, 6:8] = rows[:, 3:5]
+        lists = [spare[a:b] for a, b in itertools.pairwise(cuts.tolist())]
+        for i, index in enumerate(lists, part.start):
+            self.place(i, index, None, level)
+        renew_all(rows, self._levels[part])
+        # What is read now; the other one is written next.
+        self._buffers[part.start] = live, spare
+        return lists, level
+
+    def _survey(
+        self, part: slice, count: int, out: Any, near: tuple[float, float] | None
+    ) -> tuple[Any, Any, Any] | None:
+        """List the positions that reach a bracket around the threshold: a guess, else a sample."""
+        from ellzero.kernels.thresholded import survey
+
+        rows = self._rows[part]
+        n = int(rows[:, 2].sum())
+        cuts = np.empty(len(rows) + 1, np.int64)
+        keys = np.empty(max(SMALL, n // 32), np.int32)
+        spots = np.empty(keys.size, np.int64)
+        if near is not None:
+            lo, hi = np.array([max(near[0], 0.0), near[1]], np.float32).view(np.int32)
+            inside = survey(rows, lo, hi, cuts, out, keys, spots)
+            if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+                return cuts, keys[:inside], spots[:inside]
+        order = _order(self.latents, magnitude=True)
+        arrays = [order.bits(t).numpy() for t in self.latents[part]]
+        starts = np.cumsum([0] + [a.size for a in arrays])
+        lo, hi = _bracket(arrays, starts, count, order)
+        inside = survey(rows, lo, hi, cuts, out, keys, spots)
+        if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+            return cuts, keys[:inside], spots[:inside]
+        return None
+
+    def _are_held(self, part: slice, out: Any, cuts: Any, spots: Any) -> Any:
+        """Return which places of the list of positions are in the present support."""
+        held = np.zeros(spots.size, np.bool_)
+        for i, (index, mask) in enumerate(self._held[part]):
+            a, b = np.searchsorted(spots, cuts[i : i + 2])
+            places = out[spots[a:b]]
+            if index is not None:
+                known = index.numpy()
+                at = np.searchsorted(known, places)
+                inside = at < known.size
+                held[a:b][inside] = known[at[inside]] == places[inside]
+            elif mask is not None:
+                held[a:b] = mask.view(-1).numpy()[places]
+        return held
+
+
+def mark(index: Tensor, like: Tensor) -> Tensor:
+    """Return the mask of the positions `index` of a tensor."""
+    mask = torch.zeros_like(like, dtype=torch.bool, memory_format=torch.contiguous_format)
+    mask.view(-1)[index.long()] = True
+    return mask
