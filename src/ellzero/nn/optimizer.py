@@ -72,7 +72,11 @@ class _Slot:
     def hold(self, index: Tensor, level: float) -> None:
         """Take another support, whose values are written already."""
         self._index, self._mask = index, None
-        self.drift, self.level = abs(level - self.level), level
+        self.move(level)
+
+    def move(self, level: float) -> None:
+        """Take another threshold, and keep in mind how far it was from the old one."""
+        self.drift, self.level = max(abs(level - self.level), self.drift / 2), level
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -208,6 +212,7 @@ class HardThresholding(torch.optim.Optimizer):
         self.is_finalized = False
         self._said: set[str] = set()
         self._in_force: tuple[int, ...] = ()
+        self._asked = tuple(s.n_nonzero if isinstance(s, L0Ball) else -1 for s in self.sets)
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
@@ -281,24 +286,29 @@ class HardThresholding(torch.optim.Optimizer):
         if self.recipe != "lazy" or self.is_finalized:
             return None
         table = self._table
-        if table is None or not all(
-            a is slot.latent and b is slot.shown
-            for a, b, slot in zip(table.latents, table.shown, slots, strict=True)
-        ):
-            latents, shown = [s.latent for s in slots], [s.shown for s in slots]
-            fits = thresholded.Table.fits(latents, shown, self.power)
-            self._table = thresholded.Table(latents, shown, self.power) if fits else None
-        if self._table is not None:
-            for i, slot in enumerate(slots):
+        if table is not None:
+            for slot, row in zip(slots, table.rows, strict=True):
+                if slot.latent is not row.latent or slot.shown is not row.shown:
+                    table = None
+                    break
                 index = slot.index
-                self._table.place(i, index, slot.mask if index is None else None, slot.level)
-        return self._table
+                if index is not row.index or (index is None and slot.mask is not row.mask):
+                    row.place(index, None if index is not None else slot.mask, slot.level)
+        if table is None:
+            latents, shown = [s.latent for s in slots], [s.shown for s in slots]
+            if not thresholded.Table.fits(latents, shown, self.power):
+                return None
+            table = self._table = thresholded.Table(latents, shown, self.power)
+            for slot, row in zip(slots, table.rows, strict=True):
+                index = slot.index
+                row.place(index, None if index is not None else slot.mask, slot.level)
+        return table
 
     def _choose_by_table(self, part: slice, count: int) -> bool:
         """Choose the supports that share a budget in two passes; return whether that worked."""
         slots = list(self._slots.values())[part]
         sizes = [slot.latent.numel() for slot in slots]
-        if not 0 < count <= thresholded.DENSE * sum(sizes) or slots[0].level <= 0:
+        if not 0 < count <= thresholded.FULL * sum(sizes) or slots[0].level <= 0:
             return False
         table = self._tabulate()
         if table is None:
@@ -322,7 +332,7 @@ class HardThresholding(torch.optim.Optimizer):
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
         slot.mask = thresholded.local(mask)
-        slot.drift, slot.level = abs(level - slot.level), level
+        slot.move(level)
         old, slot.index = slot.index, None
         if self.recipe != "lazy":
             self._show(slot)
@@ -477,13 +487,11 @@ class HardThresholding(torch.optim.Optimizer):
 
     def _is_due(self) -> bool:
         """Return whether the support is to be chosen: every few steps, and on jumps at once."""
-        now = self._budgets()
-        if now != self._in_force:
+        final = self.schedule.is_final(self.n_steps)
+        if not (final and self._in_force == self._asked) and self._budgets() != self._in_force:
+            now = self._budgets()
             jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
-            if jumps or self.schedule.is_final(self.n_steps):
-                return True
-            asked = tuple(s.n_nonzero if isinstance(s, L0Ball) else -1 for s in self.sets)
-            if now == asked:
+            if jumps or final or now == self._asked:
                 return True
         return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
 
@@ -493,10 +501,8 @@ class HardThresholding(torch.optim.Optimizer):
         for slot in self._slots.values():
             if slot.is_sharded:
                 continue
-            if (
-                slot.param.data_ptr() != slot.shown.data_ptr()
-                or slot.param.dtype != slot.shown.dtype
-            ):
+            param, shown = slot.param, slot.shown
+            if param.data_ptr() != shown.data_ptr() or param.dtype != shown.dtype:
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
@@ -702,7 +708,7 @@ def _near(slot: _Slot) -> tuple[float, float] | None:
     if slot.level <= 0:
         return None
     # It moves little between two choices.
-    width = max(2 * slot.drift, 1e-3 * slot.level)
+    width = max(2 * slot.drift, 2e-3 * slot.level)
     return slot.level - width, slot.level + width
 
 

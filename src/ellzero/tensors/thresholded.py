@@ -27,6 +27,8 @@ LEAST_SHARE = 2.0**-10
 _SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
+# And up to this one choosing by lists of positions is, with what is shown by them afterwards.
+FULL = 0.6
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -284,6 +286,32 @@ def fit_to(tensor: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     tensor.copy_(torch.where(lost, least, tensor))
 
 
+class _Row:
+    """One tensor of a table, and what its addresses belong to."""
+
+    __slots__ = ("_array", "_level", "index", "latent", "mask", "power", "shown")
+
+    def __init__(
+        self, array: Any, level: Any, latent: Tensor, shown: Tensor, power: float | None
+    ) -> None:
+        self._array, self._level, self.power = array, level, power
+        self.latent, self.shown = latent, shown
+        self.index: Tensor | None = None
+        self.mask: Tensor | None = None
+        array[:3] = latent.data_ptr(), shown.data_ptr(), latent.numel()
+
+    def place(self, index: Tensor | None, mask: Tensor | None, level: float) -> None:
+        """Say what the support is, an int32 index or a mask, and the threshold."""
+        self.index, self.mask = index, mask
+        self._level[0] = 0.0 if self.power is None else level
+        if index is not None:
+            self._array[3:6] = index.data_ptr(), index.numel(), 0
+        else:
+            assert mask is not None
+            assert mask.is_contiguous()
+            self._array[3:6] = 0, -1, mask.data_ptr()
+
+
 class Table:
     """Local tensors that one kernel call thresholds, and their supports as lists of positions.
 
@@ -299,19 +327,22 @@ class Table:
     Kernels get addresses, so the table holds on to every tensor that it has written down.
     """
 
-    __slots__ = ("_buffers", "_held", "_levels", "_rows", "latents", "power", "shown")
+    __slots__ = ("_array", "_buffers", "_levels", "_scratch", "latents", "rows")
 
     def __init__(
         self, latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None
     ) -> None:
-        self.latents, self.shown, self.power = list(latents), list(shown), power
-        self._rows = np.zeros((len(self.latents), 8), np.int64)
-        self._levels = np.zeros(len(self.latents), np.float32)
-        self._held: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(self.latents)
+        self.latents = list(latents)
+        self._array = np.zeros((len(latents), 8), np.int64)
+        self._levels = np.zeros(len(latents), np.float32)
+        self.rows = [
+            _Row(self._array[i], self._levels[i : i + 1], *pair, power)
+            for i, pair in enumerate(zip(latents, shown, strict=True))
+        ]
         # For each budget a list to write next and the one in use.
         self._buffers: dict[int, tuple[Tensor | None, Tensor | None]] = {}
-        for row, latent, out in zip(self._rows, self.latents, self.shown, strict=True):
-            row[:3] = latent.data_ptr(), out.data_ptr(), latent.numel()
+        n = max(SMALL, int(self._array[:, 2].sum()) // 32)
+        self._scratch = np.empty(n, np.int32), np.empty(n, np.int64)
 
     @staticmethod
     def fits(latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None) -> bool:
@@ -321,23 +352,11 @@ class Table:
             for a, b in zip(latents, shown, strict=True)
         )
 
-    def place(self, i: int, index: Tensor | None, mask: Tensor | None, level: float) -> None:
-        """Say what the support of a tensor is: an int32 index, or a mask."""
-        if self._held[i][0] is not index or self._held[i][1] is not mask:
-            self._held[i] = index, mask
-            if index is not None:
-                self._rows[i, 3:6] = index.data_ptr(), index.numel(), 0
-            else:
-                assert mask is not None
-                assert mask.is_contiguous()
-                self._rows[i, 3:6] = 0, -1, mask.data_ptr()
-        self._levels[i] = 0.0 if self.power is None else level
-
     def show(self) -> None:
         """Write the thresholded values of all tensors, as `show` does for one."""
         from ellzero.kernels.thresholded import show_all
 
-        show_all(self._rows, self._levels)
+        show_all(self._array, self._levels)
 
     def choose(
         self,
@@ -369,7 +388,7 @@ class Table:
         """
         from ellzero.kernels.thresholded import remove, renew_all
 
-        rows = self._rows[part]
+        rows = self._array[part]
         room = count + max(SMALL, count // 4)
         spare, live = self._buffers.pop(part.start, (None, None))
         if spare is None or not room <= spare.numel() <= 4 * room:
@@ -394,8 +413,8 @@ class Table:
         level = float(np.array([target]).view(np.float32)[0])
         rows[:, 6:8] = rows[:, 3:5]
         lists = [spare[a:b] for a, b in itertools.pairwise(cuts.tolist())]
-        for i, index in enumerate(lists, part.start):
-            self.place(i, index, None, level)
+        for row, index in zip(self.rows[part], lists, strict=True):
+            row.place(index, None, level)
         renew_all(rows, self._levels[part])
         # What is read now; the other one is written next.
         self._buffers[part.start] = live, spare
@@ -407,11 +426,9 @@ class Table:
         """List the positions that reach a bracket around the threshold: a guess, else a sample."""
         from ellzero.kernels.thresholded import survey
 
-        rows = self._rows[part]
-        n = int(rows[:, 2].sum())
+        rows = self._array[part]
         cuts = np.empty(len(rows) + 1, np.int64)
-        keys = np.empty(max(SMALL, n // 32), np.int32)
-        spots = np.empty(keys.size, np.int64)
+        keys, spots = self._scratch
         if near is not None:
             lo, hi = np.array([max(near[0], 0.0), near[1]], np.float32).view(np.int32)
             inside = survey(rows, lo, hi, cuts, out, keys, spots)
@@ -429,16 +446,16 @@ class Table:
     def _are_held(self, part: slice, out: Any, cuts: Any, spots: Any) -> Any:
         """Return which places of the list of positions are in the present support."""
         held = np.zeros(spots.size, np.bool_)
-        for i, (index, mask) in enumerate(self._held[part]):
+        for i, row in enumerate(self.rows[part]):
             a, b = np.searchsorted(spots, cuts[i : i + 2])
             places = out[spots[a:b]]
-            if index is not None:
-                known = index.numpy()
+            if row.index is not None:
+                known = row.index.numpy()
                 at = np.searchsorted(known, places)
                 inside = at < known.size
                 held[a:b][inside] = known[at[inside]] == places[inside]
-            elif mask is not None:
-                held[a:b] = mask.view(-1).numpy()[places]
+            elif row.mask is not None:
+                held[a:b] = row.mask.view(-1).numpy()[places]
         return held
 
 
