@@ -21,6 +21,8 @@ from numba import carray, njit, types  # noqa: TID253
 from numba.core import cgutils  # noqa: TID253
 from numba.extending import intrinsic, overload  # noqa: TID253
 
+from ellzero.kernels.threshold import _exceed, _lowest, _ones, _reach
+
 # Columns of a table. A number of positions of -1 means that there is a mask instead.
 LATENT, SHOWN, SIZE, INDEX, COUNT, MASK, OLD, OLD_COUNT = range(8)
 
@@ -212,7 +214,7 @@ def has_only_finite(bits: Any) -> bool:
 def _at(address: int, n: int, kind: Any) -> Any:
     """Return the array of `n` numbers of a type at an address."""
     size = np.dtype(kind).itemsize
-    memory = (ctypes.c_char * (n * size)).from_address(address) if n else b""
+    memory = (ctypes.c_char * (int(n) * size)).from_address(int(address)) if n else b""
     return np.frombuffer(memory, kind)
 
 
@@ -234,6 +236,8 @@ def _choose_at(address: Any, n: Any, kind: Any) -> Any:
 
 LANES = 16
 BARE = np.int32(0x7FFFFFFF)
+NONE = np.int32(0)
+LARGEST = np.int32(0x7F800000)
 
 
 def _compress(bits: Any, at: int, lo: int, base: int, out: Any, filled: int) -> int:
@@ -341,39 +345,32 @@ def survey(table: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: 
     room = out.size - LANES
     filled = 0
     inside = 0
-    worst = np.int32(0)
+    wrong = np.uint64(0)
     for t in range(table.shape[0]):
         bits = _at(table[t, LATENT], table[t, SIZE], np.int32)
         cuts[t] = filled
         whole = bits.size - bits.size % BLOCK
         for start in range(0, whole, BLOCK):
-            block = bits[start : start + BLOCK]
-            c_from = np.int32(0)
-            c_above = np.int32(0)
-            for i in range(BLOCK):
-                bare = np.int32(block[i] & BARE)
-                c_from = np.int32(c_from + np.int32(bare >= lo))
-                c_above = np.int32(c_above + np.int32(bare > hi))
-                worst = max(worst, bare)
-            if c_from == 0:
+            reach = _reach(bits, start, BARE, NONE, lo)
+            wrong |= np.uint64(_exceed(bits, start, BARE, NONE, LARGEST))
+            if reach == 0:
                 continue
-            before = filled
-            if filled + c_from > room:
+            doubtful = np.uint64(reach ^ _exceed(bits, start, BARE, NONE, hi))
+            if filled + _ones(reach) > room or inside + _ones(doubtful) > keys.size:
                 return -1
-            for i in range(0, BLOCK, LANES):
-                filled = _compress(block, i, lo, start, out, filled)
-            if c_from != c_above:
-                if inside + c_from - c_above > keys.size:
-                    return -1
-                for j in range(before, filled):
-                    bare = np.int32(bits[np.uint32(out[j])] & BARE)
-                    if bare <= hi:
-                        keys[inside] = bare
-                        spots[inside] = j
-                        inside += 1
+            while doubtful != 0:
+                i = _lowest(doubtful)
+                keys[inside] = bits[start + i] & BARE
+                # Those before it come first.
+                before = reach & ((np.uint64(1) << np.uint64(i)) - np.uint64(1))
+                spots[inside] = filled + _ones(before)
+                inside += 1
+                doubtful &= doubtful - np.uint64(1)
+            for i in range(start, start + BLOCK, LANES):
+                filled = _compress(bits, i, lo, 0, out, filled)
         for i in range(whole, bits.size):
             bare = np.int32(bits[i] & BARE)
-            worst = max(worst, bare)
+            wrong |= np.uint64(bare > LARGEST)
             if bare >= lo:
                 if filled == room:
                     return -1
@@ -386,7 +383,7 @@ def survey(table: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: 
                 out[filled] = i
                 filled += 1
     cuts[table.shape[0]] = filled
-    return inside if worst <= np.int32(0x7F800000) else -1
+    return inside if wrong == 0 else -1
 
 
 @njit(cache=True)

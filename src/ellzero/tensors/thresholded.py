@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from ellzero.tensors import named
-from ellzero.tensors.selection import (
-    SMALL,
-    _bracket,
-    _by_bracket,
-    _flat_incumbents,
-    _order,
-    _Piece,
-    _select,
-)
+from ellzero.tensors.selection import SMALL, _bracket, _order, _select
 
 # A kept entry is shown no smaller than this share of its latent value, so that it is counted.
 LEAST_SHARE = 2.0**-10
@@ -156,22 +148,7 @@ def top_k(
     size = sum(t.numel() for t in tensors)
     if count >= size:
         return {n: torch.ones_like(t, dtype=torch.bool) for n, t in scores.items()}, 0.0
-    plain = all(t.device.type == "cpu" and not is_sharded(t) for t in tensors)
-    if near is not None and plain and size > SMALL and count > 0:
-        order = _order(tensors, magnitude=True)
-        pieces = [
-            _Piece(n, order.bits(t), _flat_incumbents(incumbents.get(n)))
-            for n, t in scores.items()
-        ]
-        ends = order.bits(torch.tensor([max(near[0], 0.0), near[1]], dtype=order.dtype)).numpy()
-        found = _by_bracket(pieces, count, order, True, (ends[0], ends[1]))
-        if found is not None:
-            level = order.number(torch.tensor(found[0]))
-            shaped = {
-                n: m.reshape(t.shape) for (n, t), m in zip(scores.items(), found[1], strict=True)
-            }
-            return shaped, named.to_float(level)
-    masks, level = _select(scores, count, incumbents, magnitude=True)
+    masks, level = _select(scores, count, incumbents, magnitude=True, near=near)
     return masks, named.to_float(level)
 
 
@@ -429,12 +406,12 @@ class Table:
         rows = self._array[part]
         cuts = np.empty(len(rows) + 1, np.int64)
         keys, spots = self._scratch
+        order = _order(self.latents[:1], magnitude=True)
         if near is not None:
-            lo, hi = np.array([max(near[0], 0.0), near[1]], np.float32).view(np.int32)
+            lo, hi = order.ends(near)
             inside = survey(rows, lo, hi, cuts, out, keys, spots)
             if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
                 return cuts, keys[:inside], spots[:inside]
-        order = _order(self.latents, magnitude=True)
         arrays = [order.bits(t).numpy() for t in self.latents[part]]
         starts = np.cumsum([0] + [a.size for a in arrays])
         lo, hi = _bracket(arrays, starts, count, order)
