@@ -41,19 +41,31 @@ def test_scan_counts_marks_and_gathers(kind, signed, capacity):
     keys, places = np.zeros(capacity, kind), np.zeros(capacity, np.int64)
     inside = np.flatnonzero((shown >= 0.5) & (shown <= 1.25))
     for result, arguments in both(
-        kernels.scan, x.view(kind), low, sign, lo, hi, above, True, 100, keys, places, 1
+        kernels.scan,
+        x.view(kind),
+        low,
+        sign,
+        key(np.inf, kind),
+        lo,
+        hi,
+        above,
+        True,
+        100,
+        keys,
+        places,
+        1,
     ):
-        n_from, n_above, filled, worst = result
+        n_from, n_above, filled, wrong = result
         assert n_from == np.count_nonzero(shown >= 0.5)
         assert n_above == np.count_nonzero(shown > 1.25)
-        assert worst == key(np.inf, kind)
-        np.testing.assert_array_equal(arguments[5], shown > 1.25)
+        assert not wrong
+        np.testing.assert_array_equal(arguments[6], shown > 1.25)
         if capacity == 3:
             assert filled == -1
             continue
         assert filled == 1 + inside.size
-        np.testing.assert_array_equal(arguments[9][1:filled], 100 + inside)
-        np.testing.assert_array_equal(arguments[8][1:filled].view(FLOATS[kind]), shown[inside])
+        np.testing.assert_array_equal(arguments[10][1:filled], 100 + inside)
+        np.testing.assert_array_equal(arguments[9][1:filled].view(FLOATS[kind]), shown[inside])
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -127,13 +139,32 @@ def test_rows_agree_with_a_full_sort(kind, signed, with_incumbents):
             np.testing.assert_array_equal(arguments[6], np.where(smallest < 0, -bare, bare))
 
 
-def test_nan_shows_as_the_largest_magnitude():
+@pytest.mark.parametrize("place", [70, 199])
+def test_scan_tells_of_nan(place):
     x = np.ones(200, np.float32)
-    x[70] = -np.nan
-    empty = np.empty(0, np.bool_)
     low, one = np.int32(2**31 - 1), key(1.0, np.int32)
-    buffers = np.empty(300, np.int32), np.empty(300, np.int64)
-    for result, _ in both(
-        kernels.scan, x.view(np.int32), low, np.int32(-1), one, one, empty, False, 0, *buffers, 0
-    ):
-        assert result[3] > key(np.inf, np.int32)
+    infinity = key(np.inf, np.int32)
+    empty = np.empty(0, np.bool_)
+    for value, expected in ((-np.nan, True), (-np.inf, False)):
+        x[place] = value
+        buffers = np.empty(300, np.int32), np.empty(300, np.int64)
+        arguments = (infinity, one, one, empty, False, 0, *buffers, 0)
+        for result, _ in both(kernels.scan, x.view(np.int32), low, np.int32(-1), *arguments):
+            assert bool(result[3]) is expected
+
+
+@pytest.mark.parametrize("stretch", [1.0, 3.7])
+def test_one_entry_of_every_stretch_is_drawn(stretch):
+    x = np.arange(1, 1001, dtype=np.float32)
+    low, sign = np.int32(2**31 - 1), np.int32(0)
+    parts = [x[:10], x[10:11], x[11:]]
+    for run in (kernels.sample, kernels.sample.py_func):
+        out = np.zeros(1010, np.int32)
+        filled = 0
+        for part, start in zip(parts, (0, 10, 11), strict=True):
+            filled += run(part.view(np.int32), low, sign, start, stretch, out[filled:])
+        drawn = out[:filled].view(np.float32).astype(np.int64) - 1
+        # Entry i of a stretch lies within the next two.
+        assert abs(filled - 1000 / stretch) <= 1
+        wanted = np.arange(filled)
+        assert (np.abs(drawn - wanted * stretch) <= stretch + 1).all()

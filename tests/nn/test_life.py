@@ -94,7 +94,7 @@ def test_resume_in_the_middle_of_a_schedule_is_bit_for_bit(tmp_path):
     subprocess.run(
         [sys.executable, "-c", RESUME, os.fspath(tmp_path)],
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])},
     )
     for at, recipe in cases:
         straight = network()

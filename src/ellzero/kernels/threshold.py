@@ -11,13 +11,153 @@ from the cache on disk) and interpreted (`kernel.py_func`) with the same result.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
-from numba import njit  # noqa: TID253
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types  # noqa: TID253
+from numba.extending import intrinsic, overload  # noqa: TID253
 
 BLOCK = 64
 DIGIT = 16
+
+
+# Sixty-four entries at once, one bit for each ------------------------------------------------------
+
+
+def _emit_keys(context: Any, builder: Any, kinds: Any, arguments: Any) -> tuple[Any, Any]:
+    """Return the keys of 64 entries as a vector, and a function that spreads a number."""
+    bits, at, low, sign = arguments
+    word = context.get_value_type(kinds[0].dtype)
+    size = kinds[0].dtype.bitwidth
+    vector = ir.VectorType(word, BLOCK)
+
+    def spread(number: Any) -> Any:
+        undefined = ir.Constant(vector, ir.Undefined)
+        one = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        lanes = ir.VectorType(ir.IntType(32), BLOCK)
+        return builder.shuffle_vector(one, undefined, ir.Constant(lanes, [0] * BLOCK))
+
+    data = context.make_array(kinds[0])(context, builder, bits).data
+    start = builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+    numbers = builder.load(start, align=size // 8)
+    signs = builder.ashr(numbers, ir.Constant(vector, [size - 1] * BLOCK))
+    signs = builder.and_(signs, spread(sign))
+    bare = builder.and_(numbers, spread(low))
+    return builder.sub(builder.xor(bare, signs), signs), spread
+
+
+def _make_test(name: str, symbol: str, compare: Any) -> Any:
+    """Return a function that tells which of 64 keys from `at` compare so with a bound."""
+
+    def plain(bits: Any, at: int, low: Any, sign: Any, bound: Any) -> int:
+        flags = 0
+        for i in range(BLOCK):
+            bare = int(bits[at + i]) & int(low)
+            key = -bare if sign and bits[at + i] < 0 else bare
+            flags |= int(compare(key, int(bound))) << i
+        return flags
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        keys, spread = _emit_keys(context, builder, signature.args, arguments[:4])
+        flags = builder.icmp_signed(symbol, keys, spread(arguments[4]))
+        return builder.bitcast(flags, ir.IntType(BLOCK))
+
+    @intrinsic
+    def emit(typing: Any, bits: Any, at: Any, low: Any, sign: Any, bound: Any) -> Any:
+        kind = bits.dtype
+        return types.uint64(bits, types.int64, kind, kind, kind), generate
+
+    plain.__name__ = plain.__qualname__ = name
+
+    @overload(plain)
+    def choose(bits: Any, at: Any, low: Any, sign: Any, bound: Any) -> Any:
+        def compiled(bits: Any, at: Any, low: Any, sign: Any, bound: Any) -> Any:
+            return emit(bits, at, low, sign, bound)  # type: ignore[call-arg]
+
+        return compiled
+
+    return plain
+
+
+_reach = _make_test("_reach", ">=", operator.ge)
+_exceed = _make_test("_exceed", ">", operator.gt)
+
+
+def _mark(bits: Any, at: int, low: Any, sign: Any, bound: Any, out: Any) -> None:
+    """Write which of 64 keys from `at` exceed a bound, a byte for each, to ``out[at:]``."""
+    flags = _exceed(bits, at, low, sign, bound)
+    for i in range(BLOCK):
+        out[at + i] = flags >> i & 1
+
+
+@intrinsic
+def _emit_mark(typing: Any, bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        keys, spread = _emit_keys(context, builder, signature.args, arguments[:4])
+        flags = builder.icmp_signed(">", keys, spread(arguments[4]))
+        vector = ir.VectorType(ir.IntType(8), BLOCK)
+        out = context.make_array(signature.args[5])(context, builder, arguments[5]).data
+        start = builder.bitcast(builder.gep(out, [arguments[1]]), vector.as_pointer())
+        builder.store(builder.zext(flags, vector), start, align=1)
+        return context.get_dummy_value()
+
+    kind = bits.dtype
+    return types.void(bits, types.int64, kind, kind, kind, out), generate
+
+
+@overload(_mark)
+def _choose_mark(bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) -> Any:
+    def compiled(bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) -> Any:
+        _emit_mark(bits, at, low, sign, bound, out)  # type: ignore[call-arg]
+
+    return compiled
+
+
+def _ones(flags: int) -> int:
+    """Return the number of bits that are set."""
+    return int(flags).bit_count()
+
+
+def _lowest(flags: int) -> int:
+    """Return the place of the lowest bit that is set."""
+    return (int(flags) & -int(flags)).bit_length() - 1
+
+
+@intrinsic
+def _emit_ones(typing: Any, flags: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
+def _emit_lowest(typing: Any, flags: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), generate
+
+
+@overload(_ones)
+def _choose_ones(flags: Any) -> Any:
+    def compiled(flags: Any) -> Any:
+        return _emit_ones(flags)  # type: ignore[call-arg]
+
+    return compiled
+
+
+@overload(_lowest)
+def _choose_lowest(flags: Any) -> Any:
+    def compiled(flags: Any) -> Any:
+        return _emit_lowest(flags)  # type: ignore[call-arg]
+
+    return compiled
+
+
+# Kernels ------------------------------------------------------------------------------------------
 
 
 @njit(cache=True)
@@ -25,6 +165,7 @@ def scan(
     bits: Any,
     low: Any,
     sign: Any,
+    infinity: Any,
     lo: Any,
     hi: Any,
     above: Any,
@@ -33,7 +174,7 @@ def scan(
     keys: Any,
     places: Any,
     filled: int,
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, int, bool]:
     """Count keys against a bracket in one pass and gather those inside.
 
     Parameters
@@ -44,6 +185,8 @@ def scan(
         All bits but the sign.
     sign : integer of the type of `bits`
         -1 for signed order, 0 for magnitudes.
+    infinity : integer of the type of `bits`
+        Largest magnitude key that is no NaN.
     lo, hi : integer of the type of `bits`
         The bracket, both ends inside.
     above : array of shape (n,), bool
@@ -59,65 +202,44 @@ def scan(
 
     Returns
     -------
-    tuple of int
+    tuple of (int, int, int, bool)
         Number of keys >= lo; number of keys > hi; entries of `keys` in use, or -1 when they did
-        not fit; the largest magnitude key, which tells of NaN.
+        not fit; whether a number is NaN.
     """
     cast = bits.dtype.type
     zero = cast(0)
     n = bits.size
     n_from = 0
     n_above = 0
-    worst = cast(0)
+    wrong = np.uint64(0)
     capacity = keys.size
-    doubtful = np.zeros(BLOCK, np.uint8)
-    words = doubtful.view(np.uint64)
     whole = n - n % BLOCK
     for start in range(0, whole, BLOCK):
-        block = bits[start : start + BLOCK]
-        # Counters as wide as the keys and a fixed length let the compiler count in full vectors.
-        c_from = cast(0)
-        c_above = cast(0)
-        for i in range(BLOCK):
-            bare = cast(block[i] & low)
-            s = sign if block[i] < 0 else zero
-            key = cast(cast(bare ^ s) - s)
-            c_from = cast(c_from + cast(key >= lo))
-            c_above = cast(c_above + cast(key > hi))
-            worst = max(worst, bare)
+        reach = _reach(bits, start, low, sign, lo)
+        exceed = _exceed(bits, start, low, sign, hi)
+        wrong |= np.uint64(_exceed(bits, start, low, zero, infinity))
         if write:
-            out = above[start : start + BLOCK]
-            for i in range(BLOCK):
-                s = sign if block[i] < 0 else zero
-                key = cast(cast(cast(block[i] & low) ^ s) - s)
-                out[i] = key > hi
-        n_from += c_from
-        n_above += c_above
-        inside = c_from - c_above
-        if inside == 0 or filled < 0:
+            _mark(bits, start, low, sign, hi, above)
+        n_from += _ones(reach)
+        n_above += _ones(exceed)
+        doubtful = np.uint64(reach ^ exceed)
+        if doubtful == 0 or filled < 0:
             continue
-        if filled + inside > capacity:
+        if filled + _ones(doubtful) > capacity:
             filled = -1
             continue
-        for i in range(BLOCK):
-            s = sign if block[i] < 0 else zero
-            key = cast(cast(cast(block[i] & low) ^ s) - s)
-            doubtful[i] = (key >= lo) & (key <= hi)
-        # Few flags are set: eight are passed over at a time.
-        for w in range(BLOCK // 8):
-            if words[w] == 0:
-                continue
-            for i in range(8 * w, 8 * w + 8):
-                if doubtful[i]:
-                    s = sign if block[i] < 0 else zero
-                    keys[filled] = cast(cast(cast(block[i] & low) ^ s) - s)
-                    places[filled] = offset + start + i
-                    filled += 1
+        while doubtful != 0:
+            i = start + _lowest(doubtful)
+            doubtful &= doubtful - np.uint64(1)
+            s = sign if bits[i] < 0 else zero
+            keys[filled] = cast(cast(cast(bits[i] & low) ^ s) - s)
+            places[filled] = offset + i
+            filled += 1
     for i in range(whole, n):
         bare = cast(bits[i] & low)
         s = sign if bits[i] < 0 else zero
         key = cast(cast(bare ^ s) - s)
-        worst = max(worst, bare)
+        wrong |= np.uint64(bare > infinity)
         n_from += key >= lo
         n_above += key > hi
         if write:
@@ -129,7 +251,41 @@ def scan(
                 keys[filled] = key
                 places[filled] = offset + i
                 filled += 1
-    return n_from, n_above, filled, worst
+    return n_from, n_above, filled, wrong != 0
+
+
+@njit(cache=True)
+def sample(bits: Any, low: Any, sign: Any, offset: int, stretch: float, out: Any) -> int:
+    """Write the keys of those of a tensor that are drawn, one of each stretch of all entries.
+
+    Parameters
+    ----------
+    bits, low, sign : as in `scan`
+        As for `scan`.
+    offset : int
+        Entries before this tensor.
+    stretch : float
+        Entries for each one that is drawn; at least 1.
+    out : array of shape (m,)
+        Receives the keys.
+
+    Returns
+    -------
+    int
+        How many were written.
+    """
+    cast = bits.dtype.type
+    zero = cast(0)
+    filled = 0
+    last = int((offset + bits.size) / stretch) + 2
+    for k in range(max(int(offset / stretch) - 2, 0), last):
+        # At a place that avoids any period of the data.
+        i = int((k + (k * 0.6180339887498949) % 1.0) * stretch) - offset
+        if 0 <= i < bits.size and filled < out.size:
+            s = sign if bits[i] < 0 else zero
+            out[filled] = cast(cast(cast(bits[i] & low) ^ s) - s)
+            filled += 1
+    return filled
 
 
 @njit(cache=True)

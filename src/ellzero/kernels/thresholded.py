@@ -3,15 +3,28 @@
 The cube root is taken by three Newton steps from a guess made of the bits of the number, which
 the compiler turns into full vectors. One thread. Plain Python: a kernel runs compiled, and
 interpreted (`kernel.py_func`) with the same result up to rounding.
+
+Kernels over several tensors take a *table*: an int64 array with one row for each tensor, whose
+columns are named below; the addresses are those of contiguous memory that the caller keeps alive.
 """
 # ruff: noqa: FURB136 - min and max stop the compiler from using vectors.
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
-from numba import njit  # noqa: TID253
+from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite.binding import llvm_version_info  # type: ignore[import-untyped]
+from numba import carray, njit, types  # noqa: TID253
+from numba.core import cgutils  # noqa: TID253
+from numba.extending import intrinsic, overload  # noqa: TID253
+
+from ellzero.kernels.threshold import _exceed, _lowest, _ones, _reach
+
+# Columns of a table. A number of positions of -1 means that there is a mask instead.
+LATENT, SHOWN, SIZE, INDEX, COUNT, MASK, OLD, OLD_COUNT = range(8)
 
 BLOCK = 64
 # A kept entry is shown no smaller than this share of its latent value, nor than TINY.
@@ -25,14 +38,14 @@ FOUR_THIRDS = np.float32(4 / 3)
 ZERO = np.float32(0)
 ONE = np.float32(1)
 INFINITY = np.float32(np.inf)
-# NaN must come out as NaN and infinities are used.
-FAST = {"nsz", "contract"}
+# NaN must come out as NaN and infinities are used. Products are not fused into sums, so that all
+# kernels write the same bits, whichever way the compiler takes.
+FAST = {"nsz"}
 
 
 @njit(inline="always")
 def _shrink_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any) -> None:
     """Replace 64 values by what is shown of them; `cubes` and `roots` are int32 scratch."""
-    cast = np.int32
     v = cubes.view(np.float32)
     w = roots.view(np.float32)
     for k in range(BLOCK):
@@ -41,21 +54,16 @@ def _shrink_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any)
         cube = ratio * ratio * ratio - ONE
         v[k] = cube if cube > ZERO else ZERO
     for k in range(BLOCK):
-        # Bits over three, as the sum of 1/4, 1/16, ...
-        q = cast(cast(cubes[k] >> 2) + cast(cubes[k] >> 4))
-        q = cast(q + cast(q >> 4))
-        q = cast(q + cast(q >> 8))
-        roots[k] = cast(GUESS - q)
+        # The bits of a cube root are about a third of those of the number.
+        roots[k] = np.int32(GUESS - np.int32(np.float32(cubes[k]) * THIRD))
     for k in range(BLOCK):
         third = v[k] * THIRD
         root = w[k]
         root = root * (FOUR_THIRDS - third * root * root * root)
         root = root * (FOUR_THIRDS - third * root * root * root)
         root = root * (FOUR_THIRDS - third * root * root * root)
-        w[k] = level * (v[k] * root * root)
-    for k in range(BLOCK):
         size = abs(values[k])
-        shown = w[k] if size * inverse < FAR else size
+        shown = level * (v[k] * root * root) if size * inverse < FAR else size
         least = size * LEAST_SHARE
         shown = least if shown < least else shown
         shown = TINY if shown < TINY else shown
@@ -115,13 +123,22 @@ def shrink_at(latent: Any, index: Any, level: Any, out: Any) -> None:
     values = np.ones(BLOCK, np.float32)
     cubes = np.empty(BLOCK, np.int32)
     roots = np.empty(BLOCK, np.int32)
-    for start in range(0, index.size, BLOCK):
+    whole = index.size - index.size % BLOCK
+    for start in range(0, whole, BLOCK):
         places = index[start : start + BLOCK]
+        # Unsigned, or the compiler would look for negative positions.
+        for k in range(BLOCK):
+            values[k] = latent[np.uint32(places[k])]
+        _shrink_block(values, level, inverse, cubes, roots)
+        for k in range(BLOCK):
+            out[np.uint32(places[k])] = values[k]
+    if whole < index.size:
+        places = index[whole:]
         for k in range(places.size):
-            values[k] = latent[places[k]]
+            values[k] = latent[np.uint32(places[k])]
         _shrink_block(values, level, inverse, cubes, roots)
         for k in range(places.size):
-            out[places[k]] = values[k]
+            out[np.uint32(places[k])] = values[k]
 
 
 @njit(cache=True)
@@ -189,3 +206,261 @@ def has_only_finite(bits: Any) -> bool:
     for i in range(bits.size):
         worst = max(worst, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
     return bool(worst < np.int32(0x7F800000))
+
+
+# Several tensors in one call ---------------------------------------------------------------------
+
+
+def _at(address: int, n: int, kind: Any) -> Any:
+    """Return the array of `n` numbers of a type at an address."""
+    size = np.dtype(kind).itemsize
+    memory = (ctypes.c_char * (int(n) * size)).from_address(int(address)) if n else b""
+    return np.frombuffer(memory, kind)
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), generate
+
+
+@overload(_at)
+def _choose_at(address: Any, n: Any, kind: Any) -> Any:
+    def compiled(address: Any, n: Any, kind: Any) -> Any:
+        return carray(_pointer(address), (n,), kind)  # type: ignore[call-arg]
+
+    return compiled
+
+
+LANES = 16
+BARE = np.int32(0x7FFFFFFF)
+NONE = np.int32(0)
+LARGEST = np.int32(0x7F800000)
+
+
+def _compress(bits: Any, at: int, lo: int, base: int, out: Any, filled: int) -> int:
+    """Append ``base + i`` for 16 entries i from `at` whose magnitude key is `lo` or more.
+
+    Return the new number of entries of `out`; the 16 places from `filled` on may be written.
+    """
+    for i in range(at, at + LANES):
+        if bits[i] & BARE >= lo:
+            out[filled] = base + i
+            filled += 1
+    return filled
+
+
+@intrinsic
+def _emit_compress(
+    typing: Any, bits: Any, at: Any, lo: Any, base: Any, out: Any, filled: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits, at, lo, base, out, filled = arguments
+        bits = context.make_array(signature.args[0])(context, builder, bits).data
+        out = context.make_array(signature.args[4])(context, builder, out).data
+        word, long = ir.IntType(32), ir.IntType(64)
+        vector, flags = ir.VectorType(word, LANES), ir.VectorType(ir.IntType(1), LANES)
+
+        def spread(number: Any) -> Any:
+            undefined = ir.Constant(vector, ir.Undefined)
+            one = builder.insert_element(undefined, number, ir.Constant(word, 0))
+            return builder.shuffle_vector(one, undefined, ir.Constant(vector, [0] * LANES))
+
+        start = builder.bitcast(builder.gep(bits, [at]), vector.as_pointer())
+        keys = builder.and_(builder.load(start, align=4), ir.Constant(vector, [int(BARE)] * LANES))
+        taken = builder.icmp_signed(">=", keys, spread(lo))
+        first = builder.trunc(builder.add(base, at), word)
+        places = builder.add(spread(first), ir.Constant(vector, list(range(LANES))))
+        compress = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+            builder.module,
+            ir.FunctionType(vector, [vector, flags, vector]),
+            f"llvm.experimental.vector.compress.v{LANES}i32",
+        )
+        packed = builder.call(compress, [places, taken, ir.Constant(vector, ir.Undefined)])
+        end = builder.bitcast(builder.gep(out, [filled]), vector.as_pointer())
+        builder.store(packed, end, align=4)
+        ones = builder.ctpop(builder.bitcast(taken, ir.IntType(LANES)))
+        return builder.add(filled, builder.zext(ones, long))
+
+    kinds = types.int64(bits, types.int64, types.int32, types.int64, out, types.int64)
+    return kinds, generate
+
+
+@overload(_compress)
+def _choose_compress(bits: Any, at: Any, lo: Any, base: Any, out: Any, filled: Any) -> Any:
+    def compiled(bits: Any, at: Any, lo: Any, base: Any, out: Any, filled: Any) -> Any:
+        return _emit_compress(bits, at, lo, base, out, filled)  # type: ignore[call-arg]
+
+    def plain(bits: Any, at: Any, lo: Any, base: Any, out: Any, filled: Any) -> Any:
+        for i in range(at, at + LANES):
+            out[filled] = base + i
+            filled += (bits[i] & BARE) >= lo
+        return filled
+
+    # The instruction is younger than the oldest numba that is supported.
+    return compiled if llvm_version_info >= (19,) else plain
+
+
+@njit(cache=True)
+def are_finite(places: Any) -> bool:
+    """Return whether no float32 of several tensors is NaN or infinite.
+
+    Parameters
+    ----------
+    places : array of shape (n_tensors, 2), int64
+        Address and number of entries of every tensor.
+    """
+    for t in range(places.shape[0]):
+        if not has_only_finite(_at(places[t, 0], places[t, 1], np.int32)):
+            return False
+    return True
+
+
+@njit(cache=True)
+def survey(table: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: Any) -> Any:
+    """List where magnitudes reach a bracket or lie above it, in one pass over all tensors.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Of its columns LATENT and SIZE are used.
+    lo, hi : int32
+        The bracket of magnitude keys, both ends inside.
+    cuts : array of shape (n_tensors + 1,), int64
+        Receives where the list of every tensor begins in `out`.
+    out : array of shape (room,), int32
+        Receives the positions of keys >= lo, tensor by tensor.
+    keys, spots : array of shape (capacity,), int32 and int64
+        Receive the keys inside the bracket, and their places in `out`.
+
+    Returns
+    -------
+    int
+        Number of keys inside the bracket; -1 when something did not fit, or a number is NaN.
+    """
+    room = out.size - LANES
+    filled = 0
+    inside = 0
+    wrong = np.uint64(0)
+    for t in range(table.shape[0]):
+        bits = _at(table[t, LATENT], table[t, SIZE], np.int32)
+        cuts[t] = filled
+        whole = bits.size - bits.size % BLOCK
+        for start in range(0, whole, BLOCK):
+            reach = _reach(bits, start, BARE, NONE, lo)
+            wrong |= np.uint64(_exceed(bits, start, BARE, NONE, LARGEST))
+            if reach == 0:
+                continue
+            doubtful = np.uint64(reach ^ _exceed(bits, start, BARE, NONE, hi))
+            if filled + _ones(reach) > room or inside + _ones(doubtful) > keys.size:
+                return -1
+            while doubtful != 0:
+                i = _lowest(doubtful)
+                keys[inside] = bits[start + i] & BARE
+                # Those before it come first.
+                before = reach & ((np.uint64(1) << np.uint64(i)) - np.uint64(1))
+                spots[inside] = filled + _ones(before)
+                inside += 1
+                doubtful &= doubtful - np.uint64(1)
+            for i in range(start, start + BLOCK, LANES):
+                filled = _compress(bits, i, lo, 0, out, filled)
+        for i in range(whole, bits.size):
+            bare = np.int32(bits[i] & BARE)
+            wrong |= np.uint64(bare > LARGEST)
+            if bare >= lo:
+                if filled == room:
+                    return -1
+                if bare <= hi:
+                    if inside == keys.size:
+                        return -1
+                    keys[inside] = bare
+                    spots[inside] = filled
+                    inside += 1
+                out[filled] = i
+                filled += 1
+    cuts[table.shape[0]] = filled
+    return inside if wrong == 0 else -1
+
+
+@njit(cache=True)
+def remove(out: Any, spots: Any, cuts: Any) -> None:
+    """Take entries out of consecutive lists, and move the others together.
+
+    Parameters
+    ----------
+    out : array of shape (room,), int32
+        The lists, changed in place.
+    spots : array of int64
+        Places in `out` of what goes, in order.
+    cuts : array of shape (n_tensors + 1,), int64
+        Where every list begins, changed in place.
+    """
+    kept = spots[0] if spots.size else cuts[-1]
+    for j in range(spots.size):
+        stop = spots[j + 1] if j + 1 < spots.size else cuts[-1]
+        for k in range(spots[j] + 1, stop):
+            out[kept] = out[k]
+            kept += 1
+    gone = 0
+    for t in range(cuts.size):
+        while gone < spots.size and spots[gone] < cuts[t]:
+            gone += 1
+        cuts[t] -= gone
+
+
+@njit(cache=True)
+def show_all(table: Any, levels: Any) -> None:
+    """Write the thresholded values of several tensors, by `shrink_at` or `shrink`.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Without OLD and OLD_COUNT.
+    levels : array of shape (n_tensors,), float32
+        The thresholds.
+    """
+    for t in range(table.shape[0]):
+        latent = _at(table[t, LATENT], table[t, SIZE], np.float32)
+        shown = _at(table[t, SHOWN], table[t, SIZE], np.float32)
+        if table[t, COUNT] >= 0:
+            index = _at(table[t, INDEX], table[t, COUNT], np.int32)
+            shrink_at(latent, index, levels[t], shown)
+        else:
+            shrink(latent, _at(table[t, MASK], table[t, SIZE], np.uint8), levels[t], shown)
+
+
+# Entries between a clearing and a writing, so that both find them in a near cache.
+SPAN = 1 << 15
+
+
+@njit(cache=True)
+def renew_all(table: Any, levels: Any) -> None:
+    """Write the thresholded values of new supports over those of old ones.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        OLD and OLD_COUNT say where a tensor may hold something else than zero; an OLD_COUNT of -1
+        means everywhere.
+    levels : array of shape (n_tensors,), float32
+        The thresholds.
+    """
+    for t in range(table.shape[0]):
+        n = table[t, SIZE]
+        latent = _at(table[t, LATENT], n, np.float32)
+        shown = _at(table[t, SHOWN], n, np.float32)
+        index = _at(table[t, INDEX], table[t, COUNT], np.int32)
+        old = _at(table[t, OLD], max(table[t, OLD_COUNT], 0), np.int32)
+        a = b = 0
+        for start in range(0, n, SPAN):
+            stop = min(start + SPAN, n)
+            if table[t, OLD_COUNT] < 0:
+                shown[start:stop] = ZERO
+            while a < old.size and old[a] < stop:
+                shown[np.uint32(old[a])] = ZERO
+                a += 1
+            first = b
+            b += np.searchsorted(index[b:], stop)
+            shrink_at(latent, index[first:b], levels[t], shown)

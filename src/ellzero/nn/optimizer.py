@@ -6,7 +6,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,26 +64,67 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-@dataclass(slots=True)
 class _Slot:
     """One counted tensor; of a sharded one, the part that this process holds.
 
     `shown` shares the memory of the parameter. `latent` is the same tensor where the recipe has
-    no latent values.
+    no latent values. The support is a mask, an index, or both; the mask is made when it is read.
     """
 
-    name: str
-    param: nn.Parameter
-    latent: Tensor
-    shown: Tensor
-    mask: Tensor
-    axis: int | None = None
-    index: Tensor | None = None
-    level: float = 0.0
-    drift: float = 0.0
-    version: int = 0
-    # What an entry's magnitude is multiplied by in its score: one number, or one each.
-    factor: float | Tensor = 1.0
+    __slots__ = (
+        "_index", "_mask", "axis", "drift", "factor", "is_sharded", "latent", "level", "name", "param", "shown",
+        "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        param: nn.Parameter,
+        latent: Tensor,
+        shown: Tensor,
+        mask: Tensor,
+        axis: int | None = None,
+    ) -> None:
+        self.name, self.param, self.latent, self.shown = name, param, latent, shown
+        self._mask: Tensor | None = mask
+        self._index: Tensor | None = None
+        self.is_sharded = thresholded.is_sharded(param)
+        self.axis = axis
+        # What an entry's magnitude is multiplied by in its score: one number, or one each.
+        self.factor: float | Tensor = 1.0
+        self.level = 0.0
+        self.drift = 0.0
+        self.version = 0
+
+    @property
+    def mask(self) -> Tensor:
+        if self._mask is None:
+            assert self._index is not None
+            self._mask = thresholded.mark(self._index, self.shown)
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self._mask = mask
+
+    @property
+    def index(self) -> Tensor | None:
+        return self._index
+
+    @index.setter
+    def index(self, index: Tensor | None) -> None:
+        if index is None and self._mask is None:
+            self._mask = self.mask
+        self._index = index
+
+    def hold(self, index: Tensor, level: float) -> None:
+        """Take another support, whose values are written already."""
+        self._index, self._mask = index, None
+        self.move(level)
+
+    def move(self, level: float) -> None:
+        """Take another threshold, and keep in mind how far it was from the old one."""
+        self.drift, self.level = max(abs(level - self.level), self.drift / 2), level
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -279,6 +320,8 @@ class HardThresholding(torch.optim.Optimizer):
         self.is_finalized = False
         self._said: set[str] = set()
         self._in_force: tuple[int, ...] = ()
+        # The final budgets; -1 for sets that have none.
+        self._asked = tuple(-1 if n is None else n for n in map(budget_of, self.sets))
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
@@ -288,6 +331,7 @@ class HardThresholding(torch.optim.Optimizer):
         self._means = {n: thresholded.zeros_wide(p) for n, p in self._held.items()}
         self._slots: dict[str, _Slot] = {}
         axes = {n: s.axis for s in self.sets if isinstance(s, SliceL0Ball) for n in s.names or ()}
+        self._table: thresholded.Table | None = None
         for name in counted:
             shown = thresholded.local(params[name])
             latent = shown.clone() if recipe in LATENT else shown
@@ -330,10 +374,6 @@ class HardThresholding(torch.optim.Optimizer):
             if s.axis is not None
         )
 
-    def _asked(self) -> tuple[int, ...]:
-        """Return the final budgets; -1 for sets that have none."""
-        return tuple(-1 if n is None else n for n in map(budget_of, self.sets))
-
     @property
     def target(self) -> int:
         """Most nonzeros that the sets allow by the final budget."""
@@ -344,7 +384,7 @@ class HardThresholding(torch.optim.Optimizer):
         """Return what the schedule asks for now; -1 for sets that it does not touch."""
         return tuple(
             -1 if asked < 0 else self.schedule.budget(self.n_steps, asked, size)
-            for asked, size in zip(self._asked(), self._sizes, strict=True)
+            for asked, size in zip(self._asked, self._sizes, strict=True)
         )
 
     # Choice of the support and what the model sees -----------------------------------------------
@@ -354,8 +394,13 @@ class HardThresholding(torch.optim.Optimizer):
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
         self.n_averaged = 0
+        place = 0
         for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
+            part = slice(place, place + len(names))
+            place = part.stop
+            if isinstance(s, L0Ball) and self._choose_by_table(part, count):
+                continue
             scores = {n: self._slots[n].share(self._score(self._slots[n])) for n in names}
             held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
             if isinstance(s, L0Ball):
@@ -389,12 +434,61 @@ class HardThresholding(torch.optim.Optimizer):
                 slot.factor = torch.ones_like(slot.latent)
         return (slot.latent * slot.factor).to(slot.latent.dtype)
 
+    def _tabulate(self) -> thresholded.Table | None:
+        """Return the slots as a table for the kernels, or None where those cannot take them."""
+        slots = self._slots.values()
+        if self.recipe not in LATENT or self.is_finalized or self.scores != "magnitude":
+            return None
+        table = self._table
+        if table is not None:
+            for slot, row in zip(slots, table.rows, strict=True):
+                if slot.latent is not row.latent or slot.shown is not row.shown:
+                    table = None
+                    break
+                index = slot.index
+                if index is not row.index or (index is None and slot.mask is not row.mask):
+                    row.place(index, None if index is not None else slot.mask, slot.level)
+        if table is None:
+            latents, shown = [s.latent for s in slots], [s.shown for s in slots]
+            if not thresholded.Table.fits(latents, shown, self.power):
+                return None
+            table = self._table = thresholded.Table(latents, shown, self.power)
+            for slot, row in zip(slots, table.rows, strict=True):
+                index = slot.index
+                row.place(index, None if index is not None else slot.mask, slot.level)
+        return table
+
+    def _choose_by_table(self, part: slice, count: int) -> bool:
+        """Choose the supports that share a budget in two passes; return whether that worked."""
+        slots = list(self._slots.values())[part]
+        sizes = [slot.latent.numel() for slot in slots]
+        if not 0 < count <= thresholded.FULL * sum(sizes) or slots[0].level <= 0:
+            return False
+        table = self._tabulate()
+        if table is None:
+            return False
+        least = self._least(count, sizes) if len(sizes) > 1 else [1]
+        # A tensor without entries is told of, by the other way.
+        chosen = table.choose(part, count, [max(n, 1) for n in least], _near(slots[0]))
+        if chosen is None:
+            return False
+        for slot, index in zip(slots, chosen[0], strict=True):
+            slot.hold(index, chosen[1])
+        return True
+
+    def _least(self, count: int, sizes: Sequence[int], unit: str = "entries") -> list[int]:
+        """Return what every tensor that shares a budget has to keep."""
+        if self.floor == 0 and unit == "entries":
+            return [0] * len(sizes)
+        one, total = int(count >= len(sizes)), sum(sizes)
+        return [max(one, int(self.floor * count * n / total)) for n in sizes]
+
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
         slot.mask = thresholded.local(mask)
         if slot.axis is not None:
             slot.mask = units.spread(slot.mask, slot.latent, slot.axis).clone()
-        slot.drift, slot.level = abs(level - slot.level), level
+        slot.move(level)
         old, slot.index = slot.index, None
         if slot.latent is slot.shown:
             self._show(slot)
@@ -414,21 +508,14 @@ class HardThresholding(torch.optim.Optimizer):
         unit: str = "entries",
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return supports and thresholds of tensors that share a budget, none below its floor."""
-        first = self._slots[next(iter(scores))]
-        # The threshold moves little between two choices; a wrong guess costs time only.
-        width = max(2 * first.drift, 1e-3 * first.level)
-        near = (first.level - width, first.level + width) if first.level > 0 else None
+        near = _near(self._slots[next(iter(scores))])
         masks, level = thresholded.top_k(scores, count, held, near)
         levels = dict.fromkeys(scores, level)
         total = sum(t.numel() for t in scores.values())
         if len(scores) == 1 or count == total:
             return masks, levels
-        least = dict.fromkeys(scores, 0)
-        if self.floor > 0 or unit != "entries":
-            one = int(count >= len(scores))
-            least = {
-                n: max(one, int(self.floor * count * t.numel() / total)) for n, t in scores.items()
-            }
+        sizes = [t.numel() for t in scores.values()]
+        least = dict(zip(scores, self._least(count, sizes, unit), strict=True))
         poor: dict[str, int] = {}
         while True:
             counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
@@ -490,6 +577,14 @@ class HardThresholding(torch.optim.Optimizer):
         level = slot.level / slot.factor
         thresholded.show(slot.latent, slot.mask, slot.index, level, self.power, out)
 
+    def _show_all(self) -> None:
+        table = self._tabulate()
+        if table is not None:
+            table.show()
+            return
+        for slot in self._slots.values():
+            self._show(slot)
+
     # The step --------------------------------------------------------------------------------
 
     @override
@@ -543,8 +638,7 @@ class HardThresholding(torch.optim.Optimizer):
         if not self.is_finalized and (written or self._is_due()):
             self._choose()
         else:
-            for slot in self._slots.values():
-                self._show(slot)
+            self._show_all()
         for slot in self._slots.values():
             slot.version = slot.param._version
         if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
@@ -589,7 +683,7 @@ class HardThresholding(torch.optim.Optimizer):
         slots = self._slots.values()
         try:
             for slot in slots:
-                if thresholded.is_sharded(slot.param):
+                if slot.is_sharded:
                     # Collectives hold on to the memory of a sharded parameter.
                     slot.shown.copy_(slot.latent)
                 else:
@@ -598,7 +692,7 @@ class HardThresholding(torch.optim.Optimizer):
                 self.optimizer.step()
         finally:
             for slot in slots:
-                if thresholded.is_sharded(slot.param):
+                if slot.is_sharded:
                     slot.latent.copy_(slot.shown)
                     slot.shown.zero_()
                 else:
@@ -606,12 +700,11 @@ class HardThresholding(torch.optim.Optimizer):
 
     def _is_due(self) -> bool:
         """Return whether the support is to be chosen: every few steps, and on jumps at once."""
-        now = self._budgets()
-        if now != self._in_force:
+        final = self.schedule.is_final(self.n_steps)
+        if not (final and self._in_force == self._asked) and self._budgets() != self._in_force:
+            now = self._budgets()
             jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
-            if jumps or self.schedule.is_final(self.n_steps):
-                return True
-            if now == self._asked():
+            if jumps or final or now == self._asked:
                 return True
         return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
 
@@ -619,13 +712,11 @@ class HardThresholding(torch.optim.Optimizer):
         """Follow parameters that were moved, cast or written; return whether any was written."""
         written = False
         for slot in self._slots.values():
-            if thresholded.is_sharded(slot.param):
-                if thresholded.local(slot.param).data_ptr() != slot.shown.data_ptr():
+            param, shown = slot.param, slot.shown
+            if slot.is_sharded:
+                if thresholded.local(param).data_ptr() != shown.data_ptr():
                     self._follow_move(slot)
-            elif (
-                slot.param.data_ptr() != slot.shown.data_ptr()
-                or slot.param.dtype != slot.shown.dtype
-            ):
+            elif param.data_ptr() != shown.data_ptr() or param.dtype != shown.dtype:
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
@@ -896,7 +987,7 @@ class HardThresholding(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         left = ("step", "zero_grad")  # wrapped by learning-rate schedulers, which wrap anew
         kept = {k: v for k, v in self.__dict__.items() if k not in left and "_hooks" not in k}
-        return kept
+        return {**kept, "_table": None}  # it holds addresses
 
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -950,6 +1041,15 @@ def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
         f"`{type(optimizer).__name__}`.",
         "Use `torch.optim.AdamW`, or another score.",
     )
+
+
+def _near(slot: _Slot) -> tuple[float, float] | None:
+    """Return where the threshold is looked for first; a wrong guess costs time only."""
+    if slot.level <= 0:
+        return None
+    # It moves little between two choices.
+    width = max(2 * slot.drift, 2e-3 * slot.level)
+    return slot.level - width, slot.level + width
 
 
 def check_parameters(

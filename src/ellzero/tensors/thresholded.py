@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor
 
 from ellzero.tensors import named
-from ellzero.tensors.selection import SMALL, _by_bracket, _flat_incumbents, _order, _Piece, _select
+from ellzero.tensors.selection import SMALL, _bracket, _order, _select
 
 # A kept entry is shown no smaller than this share of its latent value, so that it is counted.
 LEAST_SHARE = 2.0**-10
-_SUBNORMAL = torch.tensor(2.0**-140)
+_SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
+# And up to this one choosing by lists of positions is, with what is shown by them afterwards.
+FULL = 0.6
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -69,7 +72,8 @@ def flushed() -> Iterator[None]:
     The averages of an optimizer decay towards zero where a gradient stays zero, as it does behind
     a pruned unit, and arithmetic on such numbers is tens of times slower.
     """
-    change = bool(_SUBNORMAL != 0) and torch.set_flush_denormal(True)
+    # Where numbers are flushed already, a subnormal one compares as zero.
+    change = _SUBNORMAL != 0 and torch.set_flush_denormal(True)
     try:
         yield
     finally:
@@ -89,21 +93,23 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     meshes: list[Any] = []
     ok = True
     sums = []
+    places = []
     for tensor in tensors:
         part = tensor
-        if is_sharded(tensor):
+        if type(tensor) is not Tensor and is_sharded(tensor):
             part = local(tensor)
             mesh = tensor.device_mesh  # type: ignore[attr-defined]
             meshes += [] if mesh in meshes else [mesh]
         elif tensor.is_sparse:
             part = tensor._values()
         if part.is_cpu and part.dtype == torch.float32 and part.is_contiguous():
-            from ellzero.kernels.thresholded import has_only_finite
-
-            bits = part.detach().numpy().reshape(-1).view(np.int32)
-            ok = ok and has_only_finite(bits)
+            places.append((part.data_ptr(), part.numel()))
         elif part.numel():
             sums.append((part, part.sum()))
+    if places:
+        from ellzero.kernels.thresholded import are_finite
+
+        ok = are_finite(np.array(places, np.int64))
     # A sum may overflow where no entry does.
     ok = ok and all(
         named.all_true(torch.isfinite(s)) or named.all_true(torch.isfinite(t)) for t, s in sums
@@ -148,22 +154,7 @@ def top_k(
     size = sum(t.numel() for t in tensors)
     if count >= size:
         return {n: torch.ones_like(t, dtype=torch.bool) for n, t in scores.items()}, 0.0
-    plain = all(t.device.type == "cpu" and not is_sharded(t) for t in tensors)
-    if near is not None and plain and size > SMALL and count > 0:
-        order = _order(tensors, magnitude=True)
-        pieces = [
-            _Piece(n, order.bits(t), _flat_incumbents(incumbents.get(n)))
-            for n, t in scores.items()
-        ]
-        ends = order.bits(torch.tensor([max(near[0], 0.0), near[1]], dtype=order.dtype)).numpy()
-        found = _by_bracket(pieces, count, order, True, (ends[0], ends[1]))
-        if found is not None:
-            level = order.number(torch.tensor(found[0]))
-            shaped = {
-                n: m.reshape(t.shape) for (n, t), m in zip(scores.items(), found[1], strict=True)
-            }
-            return shaped, named.to_float(level)
-    masks, level = _select(scores, count, incumbents, magnitude=True)
+    masks, level = _select(scores, count, incumbents, magnitude=True, near=near)
     return masks, named.to_float(level)
 
 
@@ -276,3 +267,183 @@ def fit_to(tensor: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
     lost = mask & (tensor.to(dtype) == 0)
     least = torch.copysign(torch.full_like(tensor, tiny(dtype)), tensor)
     tensor.copy_(torch.where(lost, least, tensor))
+
+
+class _Row:
+    """One tensor of a table, and what its addresses belong to."""
+
+    __slots__ = ("_array", "_level", "index", "latent", "mask", "power", "shown")
+
+    def __init__(
+        self, array: Any, level: Any, latent: Tensor, shown: Tensor, power: float | None
+    ) -> None:
+        self._array, self._level, self.power = array, level, power
+        self.latent, self.shown = latent, shown
+        self.index: Tensor | None = None
+        self.mask: Tensor | None = None
+        array[:3] = latent.data_ptr(), shown.data_ptr(), latent.numel()
+
+    def place(self, index: Tensor | None, mask: Tensor | None, level: float) -> None:
+        """Say what the support is, an int32 index or a mask, and the threshold."""
+        self.index, self.mask = index, mask
+        self._level[0] = 0.0 if self.power is None else level
+        if index is not None:
+            self._array[3:6] = index.data_ptr(), index.numel(), 0
+        else:
+            assert mask is not None
+            assert mask.is_contiguous()
+            self._array[3:6] = 0, -1, mask.data_ptr()
+
+
+class Table:
+    """Local tensors that one kernel call thresholds, and their supports as lists of positions.
+
+    Parameters
+    ----------
+    latents, shown : sequence of Tensor
+        Dense values, and where the thresholded ones are written; float32 on the CPU, contiguous.
+    power : float or None
+        As for `show`; 3 or None.
+
+    Notes
+    -----
+    Kernels get addresses, so the table holds on to every tensor that it has written down.
+    """
+
+    __slots__ = ("_array", "_buffers", "_levels", "_scratch", "latents", "rows")
+
+    def __init__(
+        self, latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None
+    ) -> None:
+        self.latents = list(latents)
+        self._array = np.zeros((len(latents), 8), np.int64)
+        self._levels = np.zeros(len(latents), np.float32)
+        self.rows = [
+            _Row(self._array[i], self._levels[i : i + 1], *pair, power)
+            for i, pair in enumerate(zip(latents, shown, strict=True))
+        ]
+        # For each budget a list to write next and the one in use.
+        self._buffers: dict[int, tuple[Tensor | None, Tensor | None]] = {}
+        n = max(SMALL, int(self._array[:, 2].sum()) // 32)
+        self._scratch = np.empty(n, np.int32), np.empty(n, np.int64)
+
+    @staticmethod
+    def fits(latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None) -> bool:
+        """Return whether the kernels know what to do with such tensors."""
+        return all(
+            _by_kernel(a, power) and _by_kernel(b, power) and a.numel() == b.numel()
+            for a, b in zip(latents, shown, strict=True)
+        )
+
+    def show(self) -> None:
+        """Write the thresholded values of all tensors, as `show` does for one."""
+        from ellzero.kernels.thresholded import show_all
+
+        show_all(self._array, self._levels)
+
+    def choose(
+        self,
+        part: slice,
+        count: int,
+        least: Sequence[int],
+        near: tuple[float, float] | None = None,
+    ) -> tuple[list[Tensor], float] | None:
+        """Choose the support of some of the tensors anew and write its values.
+
+        Parameters
+        ----------
+        part : slice
+            The tensors, which share the budget.
+        count : int
+            Entries to select; fewer than there are.
+        least : sequence of int
+            What each tensor has to keep, one or more.
+        near : tuple of float or None, default=None
+            A guess of two magnitudes that hold the threshold between them. It changes the time,
+            never the result.
+
+        Returns
+        -------
+        tuple of (list of Tensor, float) or None
+            The positions of exactly `count` entries, by `top_k` with the present support as
+            incumbents, and the threshold. None when a tensor would keep fewer than it has to, when
+            too many entries are equal, or when a number is NaN: then nothing is changed.
+        """
+        from ellzero.kernels.thresholded import remove, renew_all
+
+        rows = self._array[part]
+        room = count + max(SMALL, count // 4)
+        spare, live = self._buffers.pop(part.start, (None, None))
+        if spare is None or not room <= spare.numel() <= 4 * room:
+            spare = torch.empty(room, dtype=torch.int32)
+        self._buffers[part.start] = spare, live
+        found = self._survey(part, count, spare.numpy(), near)
+        if found is None:
+            return None
+        cuts, keys, spots = found
+        wanted = int(count - (cuts[-1] - keys.size))
+        target = np.partition(keys, keys.size - wanted)[keys.size - wanted]
+        taken = keys > target
+        ties = np.flatnonzero(keys == target)
+        wanted -= int(np.count_nonzero(taken))
+        if wanted < ties.size:
+            held = self._are_held(part, spare.numpy(), cuts, spots[ties])
+            ties = np.concatenate([ties[held], ties[~held]])[:wanted]
+        taken[ties] = True
+        remove(spare.numpy(), spots[~taken], cuts)
+        if (np.diff(cuts) < least).any():
+            return None
+        level = float(np.array([target]).view(np.float32)[0])
+        rows[:, 6:8] = rows[:, 3:5]
+        lists = [spare[a:b] for a, b in itertools.pairwise(cuts.tolist())]
+        for row, index in zip(self.rows[part], lists, strict=True):
+            row.place(index, None, level)
+        renew_all(rows, self._levels[part])
+        # What is read now; the other one is written next.
+        self._buffers[part.start] = live, spare
+        return lists, level
+
+    def _survey(
+        self, part: slice, count: int, out: Any, near: tuple[float, float] | None
+    ) -> tuple[Any, Any, Any] | None:
+        """List the positions that reach a bracket around the threshold: a guess, else a sample."""
+        from ellzero.kernels.thresholded import survey
+
+        rows = self._array[part]
+        cuts = np.empty(len(rows) + 1, np.int64)
+        keys, spots = self._scratch
+        order = _order(self.latents[:1], magnitude=True)
+        if near is not None:
+            lo, hi = order.ends(near)
+            inside = survey(rows, lo, hi, cuts, out, keys, spots)
+            if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+                return cuts, keys[:inside], spots[:inside]
+        arrays = [order.bits(t).numpy() for t in self.latents[part]]
+        starts = np.cumsum([0] + [a.size for a in arrays])
+        lo, hi = _bracket(arrays, starts, count, order)
+        inside = survey(rows, lo, hi, cuts, out, keys, spots)
+        if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+            return cuts, keys[:inside], spots[:inside]
+        return None
+
+    def _are_held(self, part: slice, out: Any, cuts: Any, spots: Any) -> Any:
+        """Return which places of the list of positions are in the present support."""
+        held = np.zeros(spots.size, np.bool_)
+        for i, row in enumerate(self.rows[part]):
+            a, b = np.searchsorted(spots, cuts[i : i + 2])
+            places = out[spots[a:b]]
+            if row.index is not None:
+                known = row.index.numpy()
+                at = np.searchsorted(known, places)
+                inside = at < known.size
+                held[a:b][inside] = known[at[inside]] == places[inside]
+            elif row.mask is not None:
+                held[a:b] = row.mask.view(-1).numpy()[places]
+        return held
+
+
+def mark(index: Tensor, like: Tensor) -> Tensor:
+    """Return the mask of the positions `index` of a tensor."""
+    mask = torch.zeros_like(like, dtype=torch.bool, memory_format=torch.contiguous_format)
+    mask.view(-1)[index.long()] = True
+    return mask
