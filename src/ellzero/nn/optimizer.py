@@ -237,13 +237,16 @@ class HardThresholding(torch.optim.Optimizer):
         self._share()
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._held = {n: p for n, p in params.items() if id(p) in held} if average else {}
-        self._means: dict[str, Tensor] = {}
+        # Made now, so that a state to load into has the same entries at every step.
+        self._means = {n: _widened(p).clone() for n, p in self._held.items()}
         self._slots: dict[str, _Slot] = {}
         for name in counted:
             shown = thresholded.local(params[name])
             latent = shown.clone() if recipe in LATENT else shown
             mask = torch.zeros_like(shown, dtype=torch.bool)
             self._slots[name] = _Slot(name, params[name], latent, shown, mask)
+            if scores == "curvature":
+                self._slots[name].factor = torch.ones_like(_widened(params[name]))
         self._sizes = tuple(sum(params[n].numel() for n in s.names or ()) for s in self.sets)
         self._choose()
 
@@ -462,13 +465,9 @@ class HardThresholding(torch.optim.Optimizer):
         """Take the present parameters into the mean over the frozen steps."""
         self.n_averaged += 1
         for name, param in self._held.items():
-            part = thresholded.local(param)
-            wide = part if part.dtype == torch.float64 else part.float()
-            mean = self._means.get(name)
-            if mean is None or self.n_averaged == 1:
-                self._means[name] = wide.clone()
-            else:
-                self._means[name] = mean.to(wide).lerp_(wide, 1 / self.n_averaged)
+            wide = _widened(param)
+            # The first takes the whole place of what was there.
+            self._means[name] = self._means[name].to(wide).lerp_(wide, 1 / self.n_averaged)
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
@@ -643,8 +642,11 @@ class HardThresholding(torch.optim.Optimizer):
             "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
             "levels": {n: s.level for n, s in self._slots.items()},
             "factors": {
-                n: s.share(s.factor) if isinstance(s.factor, Tensor) else s.factor
+                n: s.share(s.factor)
+                if isinstance(s.factor, Tensor)
+                else torch.tensor(s.factor, dtype=torch.float64)
                 for n, s in self._slots.items()
+                if self.scores != "magnitude"
             },
             "n_averaged": self.n_averaged,
             "means": {n: thresholded.share_like(t, self._held[n]) for n, t in self._means.items()},
@@ -703,10 +705,11 @@ class HardThresholding(torch.optim.Optimizer):
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
             slot.level, slot.drift, slot.index = ours["levels"][name], 0.0, None
-            factor = ours["factors"][name]
-            if isinstance(factor, Tensor):
-                factor = thresholded.local(factor).to(slot.shown.device, copy=True)
-            slot.factor = factor
+            if self.scores == "curvature" and not self.is_finalized:
+                factor = thresholded.local(ours["factors"][name])
+                slot.factor = factor.to(slot.shown.device, copy=True)
+            elif self.scores == "relative":
+                slot.factor = named.to_float(ours["factors"][name])
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
@@ -768,6 +771,12 @@ def _check_options(
             f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
             "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
         )
+
+
+def _widened(param: nn.Parameter) -> Tensor:
+    """Return the local part of a parameter in a type that a mean can be taken in."""
+    part = thresholded.local(param)
+    return part if part.dtype == torch.float64 else part.float()
 
 
 def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
