@@ -49,6 +49,12 @@ HOMES = {
     "rich": {"cli", "report"},
     "jinja2": {"report"},
     "pyarrow": {"datasets"},
+    "lightning": {"nn"},
+    "transformers": {"nn"},
+    "accelerate": {"nn"},
+    "onnx": {"nn"},
+    "onnxruntime": {"nn"},
+    "onnxscript": {"nn"},
 }
 CONVERSIONS = {"item", "tolist", "numpy", "cpu"}
 CORE = {"core", "objectives", "sets", "penalties", "smoothness", "certificates", "solvers"}

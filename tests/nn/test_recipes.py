@@ -58,8 +58,9 @@ def count(model):
 
 
 def state(model, optimizer):
-    ours = optimizer.state_dict()["hard_thresholding"]
-    named = {f"{k} {n}": t for k in ("latent", "means", "masks") for n, t in ours[k].items()}
+    ours = {i: v["hard_thresholding"] for i, v in optimizer.state_dict()["state"].items()}
+    named = {f"{k} {i}": v[k] for i, v in ours.items() for k in ("means", "masks") if k in v}
+    named |= {f"latent {n}": t for n, t in optimizer.latent.items()}
     return {**model.state_dict(), **named}
 
 
@@ -179,7 +180,7 @@ def test_curvature_scores_follow_their_formula(power, n_nonzero, make):
     (model(x) ** 2).mean().backward()
     optimizer.step()
     key = {"AdamW": "exp_avg_sq", "RMSprop": "square_avg", "Adagrad": "sum"}[make.__name__]
-    latents = optimizer.state_dict()["hard_thresholding"]["latent"]
+    latents = optimizer.latent
     latents = [t.double().numpy() for t in latents.values()]
     moments = [base.state[model[i].weight][key].double().numpy() for i in (0, 2)]
     # With few entries kept no path leads to the first layer: there magnitudes count alone.
@@ -252,7 +253,7 @@ def test_scores_choose_patterns_too():
     )
     model.weight.grad = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     optimizer.step()
-    latent = optimizer.state_dict()["hard_thresholding"]["latent"]["weight"]
+    latent = optimizer.latent["weight"]
     v = optimizer.state[model.weight]["exp_avg_sq"].double()
     size = (latent.double().abs() * (v / v.mean() + 1e-6) ** 0.25).reshape(-1, 4)
     kept = size >= size.sort(1).values[:, 2:3]
@@ -273,7 +274,7 @@ def test_gradients_off_the_support_are_scaled():
     assert model.weight.tolist() == [[4.0, -3.0, 0.0, 0.0]]
     model.weight.grad = torch.tensor([[1.0, 1.0, 8.0, 40.0]])
     optimizer.step()
-    latent = optimizer.state_dict()["hard_thresholding"]["latent"]["weight"]
+    latent = optimizer.latent["weight"]
     assert latent.tolist() == [[3.0, -4.0, -1.0, -9.5]]
     assert model.weight.tolist() == [[0.0, -4.0, 0.0, -9.5]]
 
