@@ -524,12 +524,36 @@ SETS = [
         ),
     ),
     Entry(
+        sets.SliceL0Ball,
+        {"one": lambda: sets.SliceL0Ball(1, names="matrix")},
+        (
+            *_budget("n_slices", "slices", sets.SliceL0Ball),
+            Wrong(lambda: sets.SliceL0Ball(1, axis=0.5), "`axis` must be an integer, got 0.5."),
+        ),
+    ),
+    Entry(
         sets.NMPattern,
         {"two-of-four": lambda: sets.NMPattern(2, 4)},
         (
             Wrong(
                 lambda: sets.NMPattern(5, 4),
                 "`n` must be an integer between 0 and 4, the length `m` of a run, got 5.",
+            ),
+        ),
+    ),
+    Entry(
+        sets.ProductSet,
+        {"one-in-each": lambda: sets.ProductSet((sets.L0Ball(1, ("coef",)),))},
+        (
+            Wrong(lambda: sets.ProductSet(()), "`sets` must hold at least one set, got none."),
+            Wrong(
+                lambda: sets.ProductSet((sets.Box(-1.0, 1.0, ("a",)),)),
+                "`sets` must hold sparse sets that name their tensors, got "
+                "Box(lower=-1.0, upper=1.0, names=('a',)).\nhint: Give each set its `names`.",
+            ),
+            Wrong(
+                lambda: sets.ProductSet((sets.L0Ball(1, ("a",)), sets.L0Ball(1, ("b", "a")))),
+                "`sets` must be on different tensors, got 'a' in two of them.",
             ),
         ),
     ),

@@ -52,6 +52,9 @@ HOMES = {
     "lightning": {"nn"},
     "transformers": {"nn"},
     "accelerate": {"nn"},
+    "onnx": {"nn"},
+    "onnxruntime": {"nn"},
+    "onnxscript": {"nn"},
 }
 CONVERSIONS = {"item", "tolist", "numpy", "cpu"}
 CORE = {"core", "objectives", "sets", "penalties", "smoothness", "certificates", "solvers"}

@@ -36,6 +36,8 @@ _HOMES = {
     "L0Ball": "ellzero.sets",
     "NMPattern": "ellzero.sets",
     "Nonnegative": "ellzero.sets",
+    "ProductSet": "ellzero.sets",
+    "SliceL0Ball": "ellzero.sets",
     "GroupL0": "ellzero.penalties",
     "GroupL1": "ellzero.penalties",
     "GroupTransformedL1": "ellzero.penalties",
@@ -107,6 +109,8 @@ if TYPE_CHECKING:
     from ellzero.sets import L0Ball as L0Ball
     from ellzero.sets import NMPattern as NMPattern
     from ellzero.sets import Nonnegative as Nonnegative
+    from ellzero.sets import ProductSet as ProductSet
+    from ellzero.sets import SliceL0Ball as SliceL0Ball
     from ellzero.smoothness import restricted_smoothness as restricted_smoothness
     from ellzero.smoothness import restricted_strong_convexity as restricted_strong_convexity
     from ellzero.solving import PathResult as PathResult

@@ -10,7 +10,14 @@ from functools import cache
 import numpy as np
 import torch
 
-from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern
+from ellzero.sets import (
+    BlockL0Ball,
+    GroupL0Ball,
+    L0Ball,
+    NMPattern,
+    ProductSet,
+    SliceL0Ball,
+)
 from ellzero.sets.base import AbstractBudgetSet
 
 
@@ -107,6 +114,20 @@ CASES = [
         (True,) * 8,
     ),
     Case(
+        "rows",
+        lambda **bounds: SliceL0Ball(2, **bounds),
+        (("a", (2, 1, 2)), ("b", (3,))),
+        lambda mask, factor: _hits(mask, "aabb012") <= 2 * factor,
+        (True,) * 7,
+    ),
+    Case(
+        "columns-and-free",
+        lambda **bounds: SliceL0Ball(1, 1, ("weight",), **bounds),
+        (("weight", (2, 3)), ("bias", (1,))),
+        lambda mask, factor: _hits(mask, "012012") <= factor,
+        (True,) * 6 + (False,),
+    ),
+    Case(
         "nm-ragged",
         lambda **bounds: NMPattern(1, 3, **bounds),
         (("coef", (8,)),),
@@ -119,5 +140,18 @@ CASES = [
         (("coef", (3, 2)), ("intercept", (1,))),
         _runs([(0, 2), (4,), (1, 3), (5,)], 1),
         (True,) * 6 + (False,),
+    ),
+    Case(
+        "product-and-free",
+        lambda **bounds: ProductSet(
+            (NMPattern(1, 2, ("b",), **bounds), L0Ball(1, ("a",), **bounds))
+        ),
+        (("a", (3,)), ("free", (1,)), ("b", (4,))),
+        lambda mask, factor: (
+            sum(mask[:3]) <= factor
+            and sum(mask[4:6]) <= min(factor, 2)
+            and sum(mask[6:]) <= min(factor, 2)
+        ),
+        (True,) * 3 + (False,) + (True,) * 4,
     ),
 ]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ellzero.errors import InvalidParameterError
-from ellzero.sets import BlockL0Ball, Box, GroupL0Ball, NMPattern, Nonnegative
+from ellzero.sets import BlockL0Ball, Box, GroupL0Ball, NMPattern, Nonnegative, SliceL0Ball
 from ellzero.tensors.named import stack
 
 COEF = {"coef": torch.tensor([3.0, -1.0, 2.0, -2.0])}
@@ -34,6 +34,13 @@ def test_largest_number_of_nonzeros_in_ragged_blocks():
     for n_blocks, size in enumerate(sizes):
         ball = BlockL0Ball(n_blocks, (2, 2), ("weight",))
         assert ball.max_nonzero(MATRIX) == size + 3
+
+
+def test_largest_number_of_nonzeros_in_slices():
+    # Rows of three entries in the weight, of one in the bias.
+    for n_slices, size in enumerate([0, 3, 6, 9, 12, 15, 16, 17, 18]):
+        assert SliceL0Ball(n_slices).max_nonzero(MATRIX) == size
+    assert SliceL0Ball(2, 1, ("weight",)).max_nonzero(MATRIX) == 10 + 3
 
 
 def test_group_scores_of_float32_do_not_underflow():
@@ -130,6 +137,16 @@ MESSAGES = [
     (lambda: NMPattern(0, 0), "`m` must be an integer of at least 1, got 0."),
     (
         lambda: NMPattern(1, 2, axis=1).check_params(MATRIX),
+        "`axis` must be an axis of every covered tensor, got 1 for 'bias' of shape (3,)."
+        "\nhint: Name the tensors to cover in `names`; the others are free.",
+    ),
+    (
+        lambda: SliceL0Ball(9).check_params(MATRIX),
+        "`n_slices` must be an integer between 0 and 8, the number of slices in 'weight' and "
+        "'bias', got 9.\nhint: Pass `n_slices=8` to keep every slice.",
+    ),
+    (
+        lambda: SliceL0Ball(1, axis=1).check_params(MATRIX),
         "`axis` must be an axis of every covered tensor, got 1 for 'bias' of shape (3,)."
         "\nhint: Name the tensors to cover in `names`; the others are free.",
     ),

@@ -124,6 +124,17 @@ class Certificate:
         """Return whether the certificate proves at least `claim`."""
         return self.claim is not None and self.claim >= claim
 
+    def __str__(self) -> str:
+        """Return the claim, every check and every assumption, one in a line."""
+        lines = ["not inside the budget" if self.claim is None else self.claim.sentence]
+        if self.lower_bound is not None and self.gap is not None:
+            lines.append(f"lower bound {self.lower_bound:.6g}, gap {self.gap:.1e}")
+        for check in self.checks:
+            verdict = "holds" if check.passed else "fails"
+            sides = f"{check.value:.6g} <= {check.bound:.6g}"
+            lines.append(f"{check.claim.name.lower():>14} {verdict}  {sides}  {check.name}")
+        return "\n".join([*lines, *(f"       assumes   {line}" for line in self.assumptions)])
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for JSON."""
         return {

@@ -1,15 +1,27 @@
 """Sparse networks: training any torch module under an exact budget."""
 
-from ellzero.nn import callbacks, export, schedules
+from ellzero.nn import callbacks, checkpoints, export, schedules
 from ellzero.nn.budgets import make_balls, prunable
-from ellzero.nn.optimizer import HardThresholding, freeze_support
+from ellzero.nn.certificate import certify
+from ellzero.nn.freezing import freeze_support, kept_zeros
+from ellzero.nn.layers import LayerSummary, Summary, summary
+from ellzero.nn.optimizer import HardThresholding
+from ellzero.nn.processes import check_same_support, support_hash
 
 __all__ = [
     "HardThresholding",
+    "LayerSummary",
+    "Summary",
     "callbacks",
+    "certify",
+    "check_same_support",
+    "checkpoints",
     "export",
     "freeze_support",
+    "kept_zeros",
     "make_balls",
     "prunable",
     "schedules",
+    "summary",
+    "support_hash",
 ]

@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError, InvalidParameterError, NonFiniteError
-from ellzero.nn.budgets import Budget, make_balls, prunable
+from ellzero.nn import units
+from ellzero.nn.budgets import (
+    STRUCTURES,
+    Budget,
+    budget_of,
+    make_balls,
+    size_of,
+    with_budget,
+)
+from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
-from ellzero.sets import L0Ball
+from ellzero.nn.state import plain_names, split, spread
+from ellzero.sets import L0Ball, ProductSet, SliceL0Ball
 from ellzero.tensors import named, thresholded
+from ellzero.tensors.scores import (
+    curvature_factors,
+    root_mean_square,
+    second_moment,
+    show_scaled,
+)
 from ellzero.validation import check_choice, check_integer, check_real
 
 log = logging.getLogger("ellzero")
 
-RECIPES = ("lazy", "iht", "acdc")
+RECIPES = ("lazy", "straight_through", "iht", "acdc")
+# Recipes with latent values beside what the model holds.
+LATENT = ("lazy", "straight_through")
+SCORES = ("magnitude", "relative", "curvature")
+# Exponent of the curvature in the scores; 1 is the saliency of optimal brain damage.
+CURVATURE = 0.5
 # Where callbacks lay a copy of the state for hosts that load the inner optimizer alone.
 CARRIED = "ellzero.carried"
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that `torch.compile` leaves as it is, and all that it calls."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Late, since it loads the compiler, which every torch optimizer loads when it is built.
+        plain = getattr(function, "_uncompiled", None)
+        if plain is None:
+            plain = torch.compiler.disable(function)
+            function._uncompiled = plain  # type: ignore[attr-defined]
+        return plain(*args, **kwargs)
+
+    return run
 
 
 @dataclass(slots=True)
@@ -40,10 +77,13 @@ class _Slot:
     latent: Tensor
     shown: Tensor
     mask: Tensor
+    axis: int | None = None
     index: Tensor | None = None
     level: float = 0.0
     drift: float = 0.0
     version: int = 0
+    # What an entry's magnitude is multiplied by in its score: one number, or one each.
+    factor: float | Tensor = 1.0
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -60,8 +100,9 @@ class HardThresholding(torch.optim.Optimizer):
         w_i = \theta_i \, (1 - (\tau / |\theta_i|)^p)^{1/p} \;\text{on the support, else}\; 0
 
     where tau is the smallest magnitude in the support and p is `power`: an entry enters and leaves
-    the support continuously. ``recipe="iht"`` thresholds the parameters themselves, and
-    ``recipe="acdc"`` trains masked or dense as the schedule says.
+    the support continuously. ``recipe="straight_through"`` is the same with plain hard
+    thresholding, ``recipe="iht"`` thresholds the parameters themselves, and ``recipe="acdc"``
+    trains masked or dense as the schedule says.
 
     Parameters
     ----------
@@ -72,13 +113,15 @@ class HardThresholding(torch.optim.Optimizer):
         The network. Its parameters hold exact zeros outside the support after every step.
     n_nonzero : int, float or mapping of str to int or float, default=None
         Entries (int) or density (float) over all weights of two axes or more; a mapping gives one
-        for each tensor it names. Required unless `constraint` is given.
+        for each tensor it names, and one for each pattern, such as ``"encoder.*.weight"``, that
+        its tensors share. Required unless `constraint` is given.
     schedule : AbstractSchedule or None, default=None
         How the budget falls and when the support is frozen; None means the final budget at once.
-    recipe : {"lazy", "iht", "acdc"}, default="lazy"
+    recipe : {"lazy", "straight_through", "iht", "acdc"}, default="lazy"
         As above.
     power : float or None, default=3.0
-        The exponent p of the lazy recipe; None means plain hard thresholding.
+        The exponent p of the lazy recipe; None means plain hard thresholding. Other recipes
+        ignore it.
     every : int, default=5
         Steps between choices of the support. In between the support stays.
     names : sequence of str or None, default=None
@@ -87,17 +130,32 @@ class HardThresholding(torch.optim.Optimizer):
         How one budget is shared by tensors; see `make_balls`.
     floor : float, default=0.05
         Every tensor keeps at least this share of what it would have at uniform density. 0 allows
-        a layer to lose all its entries.
+        a layer to lose all its entries, but never all its rows or columns.
     constraint : AbstractSparseSet or None, default=None
-        Any sparse set, such as `NMPattern(2, 4)`, instead of `n_nonzero`; in force at once.
+        Any sparse set, such as `NMPattern(2, 4)`, instead of `n_nonzero`. The schedule lowers its
+        budget, in the unit of the set.
+    structure : {"entries", "rows", "columns"}, default="entries"
+        What `n_nonzero` counts; see `make_balls`. Rows are output units and filters, columns are
+        input features and channels. A unit counts once, whatever its size, and is kept or zeroed
+        whole; a density is a share of the units.
+    scores : {"magnitude", "relative", "curvature"}, default="magnitude"
+        What the support is chosen by: :math:`|\theta_i|`; :math:`|\theta_i|` over the root mean
+        square of its tensor; or :math:`|\theta_i| \, (v_i / \bar v + 10^{-6})^{1/4}`, with the
+        squared gradients v that the optimizer averages and their mean over the tensor.
+    pruned_gradient : float, default=1.0
+        Factor on the gradients of entries off the support. Must be in [0, 1]; 0 keeps pruned
+        entries where they are, up to momentum and weight decay.
+    average : bool, default=False
+        Whether `finalize` takes, for all parameters, the mean over the steps since the support
+        was frozen. Needs a schedule that freezes it.
 
     Raises
     ------
     InvalidParameterError
         If a parameter is out of range or a name unknown.
     IncompatibleError
-        If the optimizer does not hold a counted parameter, needs closures, or parameters lie on
-        several devices.
+        If the optimizer does not hold a counted parameter, needs closures, parameters lie on
+        several devices, or columns of sharded parameters are counted.
 
     Notes
     -----
@@ -107,18 +165,28 @@ class HardThresholding(torch.optim.Optimizer):
     runs with subnormal numbers flushed to zero. A step with a gradient that is not finite is
     skipped, counted in `n_skipped` and logged. Ties keep the entries of the present support, then
     the first positions. Sharded parameters (FSDP2) are selected over all shards, without a gather.
+    `torch.compile` leaves the step as it is, so that a compiled training step has a break there;
+    the `step` of the wrapped optimizer may be compiled.
+    Rows and columns are compared by their norm over the mean norm in their tensor, and are shown
+    as they are, whatever `power`. Their biases stay; `export.compact` takes dead units out.
+    Curvature scores cost another copy of the counted tensors and are taken anew at each choice of
+    the support; `average` costs a copy of all parameters and one pass over them for each frozen
+    step. Running statistics of normalization layers are not averaged: call
+    `torch.optim.swa_utils.update_bn` after `finalize`. Options that are off cost nothing.
 
     References
     ----------
     .. [1] S. Damadi, S. Zolfaghari, M. Rezaie and J. Shen, "Learning a Sparse Neural Network
        using IHT", arXiv:2404.18414.
     .. [2] A. Peste et al., "AC/DC", arXiv:2106.12379.
-    .. [3] A. Glandorf and others, "Feather", arXiv:2310.02448 (the operator with power 3).
+    .. [3] A. Glentis Georgoulakis, G. Retsinas and P. Maragos, "Feather: an elegant solution to
+       effective DNN sparsification", arXiv:2310.02448 (power 3, scaled gradients).
+    .. [4] Y. LeCun, J. Denker and S. Solla, "Optimal brain damage", NIPS, 1989 (curvature).
 
     Examples
     --------
     >>> import torch
-    >>> from ellzero.nn import HardThresholding
+    >>> from ellzero.nn import HardThresholding, schedules
     >>> model = torch.nn.Linear(10, 10)
     >>> base = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> optimizer = HardThresholding(base, model, n_nonzero=7)
@@ -126,6 +194,20 @@ class HardThresholding(torch.optim.Optimizer):
     >>> optimizer.step()
     >>> int((model.weight != 0).sum())
     7
+
+    A rate that falls to zero is worth more than any other option:
+
+    >>> base = torch.optim.AdamW(model.parameters(), lr=8e-3, betas=(0.8, 0.99))
+    >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=8)
+    >>> optimizer = HardThresholding(base, model, n_nonzero=5, schedule=ramp)
+    >>> decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
+    >>> for _ in range(8):
+    ...     model(torch.ones(1, 10)).sum().backward()
+    ...     optimizer.step()
+    ...     decay.step()
+    >>> optimizer.finalize()
+    >>> int((model.weight != 0).sum()), optimizer.param_groups[0]["lr"]
+    (5, 0.0)
     """
 
     def __init__(
@@ -142,12 +224,20 @@ class HardThresholding(torch.optim.Optimizer):
         allocation: str = "global",
         floor: float = 0.05,
         constraint: AbstractSparseSet | None = None,
+        structure: str = "entries",
+        scores: str = "magnitude",
+        pruned_gradient: float = 1.0,
+        average: bool = False,
     ) -> None:
         check_choice("recipe", recipe, RECIPES)
+        check_choice("structure", structure, STRUCTURES)
         check_integer("every", every, 1)
         check_real("floor", floor, 0.0, 1.0)
         if power is not None:
             check_real("power", power, 1.0)
+        check_choice("scores", scores, SCORES)
+        check_real("pruned_gradient", pruned_gradient, 0.0, 1.0)
+        _check_options(optimizer, schedule, recipe, scores, pruned_gradient, average)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise IncompatibleError(
                 "`optimizer` must take one step for one gradient, got `LBFGS`.",
@@ -158,6 +248,11 @@ class HardThresholding(torch.optim.Optimizer):
             raise InvalidParameterError(
                 f"Exactly one of `n_nonzero` and `constraint` must be given, got {given}."
             )
+        if constraint is not None and structure != "entries":
+            raise InvalidParameterError(
+                f"`structure` says what `n_nonzero` counts, got {structure!r} and a `constraint`.",
+                "Give `n_nonzero`, or a `SliceL0Ball` as the constraint.",
+            )
         params = dict(model.named_parameters())
         self.sets: tuple[AbstractSparseSet, ...]
         if constraint is not None:
@@ -165,15 +260,20 @@ class HardThresholding(torch.optim.Optimizer):
                 wanted = tuple(n for n, p in params.items() if p.ndim >= 2 and p.requires_grad)
                 constraint = replace(constraint, names=wanted)  # type: ignore[type-var]
             constraint.check_params({n: p.detach() for n, p in params.items()})
-            self.sets = (constraint,)
+            self.sets = constraint.sets if isinstance(constraint, ProductSet) else (constraint,)
         else:
             assert n_nonzero is not None
-            self.sets = make_balls(model, n_nonzero, names=names, allocation=allocation)
+            self.sets = make_balls(
+                model, n_nonzero, names=names, allocation=allocation, structure=structure
+            )
         counted = [name for s in self.sets for name in s.names or ()]
-        _check_parameters(optimizer, params, counted)
+        check_parameters(optimizer, params, counted)
         self.optimizer = optimizer
         self.schedule = constant() if schedule is None else schedule
-        self.recipe, self.power, self.every, self.floor = recipe, power, every, floor
+        self.recipe, self.every, self.floor = recipe, every, floor
+        self.power = power if recipe == "lazy" else None
+        self.scores, self.pruned_gradient, self.average = scores, pruned_gradient, average
+        self.n_averaged = 0
         self.n_steps = 0
         self.n_skipped = 0
         self.is_finalized = False
@@ -182,13 +282,18 @@ class HardThresholding(torch.optim.Optimizer):
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._held = {n: p for n, p in params.items() if id(p) in held} if average else {}
+        # Laid out at once, so that a checkpoint finds their place in a fresh optimizer.
+        self._means = {n: thresholded.zeros_wide(p) for n, p in self._held.items()}
         self._slots: dict[str, _Slot] = {}
+        axes = {n: s.axis for s in self.sets if isinstance(s, SliceL0Ball) for n in s.names or ()}
         for name in counted:
             shown = thresholded.local(params[name])
-            latent = shown.clone() if recipe == "lazy" else shown
+            latent = shown.clone() if recipe in LATENT else shown
             mask = torch.zeros_like(shown, dtype=torch.bool)
-            self._slots[name] = _Slot(name, params[name], latent, shown, mask)
-        self._sizes = tuple(sum(params[n].numel() for n in s.names or ()) for s in self.sets)
+            self._slots[name] = _Slot(name, params[name], latent, shown, mask, axes.get(name))
+        self._sizes = tuple(size_of(s, params) for s in self.sets)
         self._choose()
 
     def _share(self) -> None:
@@ -212,9 +317,22 @@ class HardThresholding(torch.optim.Optimizer):
         """Most nonzeros that the sets allow, by the budget in force since the last choice."""
         points = {n: s.param.detach() for n, s in self._slots.items()}
         return sum(
-            n if isinstance(s, L0Ball) else s.max_nonzero({k: points[k] for k in s.names or ()})
+            with_budget(s, n).max_nonzero({k: points[k] for k in s.names or ()})
             for s, n in zip(self.sets, self._in_force, strict=True)
         )
+
+    @property
+    def n_units(self) -> int:
+        """Nonzero rows or columns of the tensors that are counted by them, counted now."""
+        return sum(
+            thresholded.count_true(units.nonzero(s.param.detach(), s.axis))
+            for s in self._slots.values()
+            if s.axis is not None
+        )
+
+    def _asked(self) -> tuple[int, ...]:
+        """Return the final budgets; -1 for sets that have none."""
+        return tuple(-1 if n is None else n for n in map(budget_of, self.sets))
 
     @property
     def target(self) -> int:
@@ -225,8 +343,8 @@ class HardThresholding(torch.optim.Optimizer):
     def _budgets(self) -> tuple[int, ...]:
         """Return what the schedule asks for now; -1 for sets that it does not touch."""
         return tuple(
-            self.schedule.budget(self.n_steps, s.n_nonzero, n) if isinstance(s, L0Ball) else -1
-            for s, n in zip(self.sets, self._sizes, strict=True)
+            -1 if asked < 0 else self.schedule.budget(self.n_steps, asked, size)
+            for asked, size in zip(self._asked(), self._sizes, strict=True)
         )
 
     # Choice of the support and what the model sees -----------------------------------------------
@@ -235,20 +353,47 @@ class HardThresholding(torch.optim.Optimizer):
     def _choose(self) -> None:
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
+        self.n_averaged = 0
         for s, count in zip(self.sets, self._in_force, strict=True):
             names = s.names or ()
-            scores = {n: self._slots[n].share(self._slots[n].latent) for n in names}
+            scores = {n: self._slots[n].share(self._score(self._slots[n])) for n in names}
             held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
             if isinstance(s, L0Ball):
                 masks, levels = self._select(count, scores, held)
+            elif isinstance(s, SliceL0Ball):
+                scores = {n: units.scores(t, s.axis) for n, t in scores.items()}
+                held = {n: units.kept(t, s.axis) for n, t in held.items()}
+                # Shrinking units by `power` cost accuracy in most trials.
+                unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
+                masks, levels = self._select(count, scores, held, unit)[0], {}
             else:
-                masks, levels = dict(s.select(s.gains(scores), incumbents=held)), {}
+                now = with_budget(s, count)
+                masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
             for name in names:
                 self._change(self._slots[name], masks[name], levels.get(name, 0.0))
+
+    def _score(self, slot: _Slot) -> Tensor:
+        """Return local values whose magnitudes are the scores."""
+        if self.scores == "magnitude":
+            return slot.latent
+        if self.scores == "relative":
+            slot.factor = 1 / root_mean_square(slot.share(slot.latent))
+        else:
+            # Before the first step nothing is known of the curvature.
+            moment = second_moment(self.state.get(slot.param, {}))
+            if moment is not None:
+                slot.factor = curvature_factors(moment, CURVATURE).to(slot.latent.device)
+            elif self.n_steps:
+                raise IncompatibleError(*_no_curvature(self.optimizer))
+            else:
+                slot.factor = torch.ones_like(slot.latent)
+        return (slot.latent * slot.factor).to(slot.latent.dtype)
 
     def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
         """Give a tensor another support, clearing the entries that left."""
         slot.mask = thresholded.local(mask)
+        if slot.axis is not None:
+            slot.mask = units.spread(slot.mask, slot.latent, slot.axis).clone()
         slot.drift, slot.level = abs(level - slot.level), level
         old, slot.index = slot.index, None
         if slot.latent is slot.shown:
@@ -262,7 +407,11 @@ class HardThresholding(torch.optim.Optimizer):
         self._show(slot)
 
     def _select(
-        self, count: int, scores: Mapping[str, Tensor], held: Mapping[str, Tensor]
+        self,
+        count: int,
+        scores: Mapping[str, Tensor],
+        held: Mapping[str, Tensor],
+        unit: str = "entries",
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return supports and thresholds of tensors that share a budget, none below its floor."""
         first = self._slots[next(iter(scores))]
@@ -275,7 +424,7 @@ class HardThresholding(torch.optim.Optimizer):
         if len(scores) == 1 or count == total:
             return masks, levels
         least = dict.fromkeys(scores, 0)
-        if self.floor > 0:
+        if self.floor > 0 or unit != "entries":
             one = int(count >= len(scores))
             least = {
                 n: max(one, int(self.floor * count * t.numel() / total)) for n, t in scores.items()
@@ -284,7 +433,9 @@ class HardThresholding(torch.optim.Optimizer):
         while True:
             counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
             below = {n: least[n] for n, c in counts.items() if c < least[n]}
-            self._say_collapse([n for n, c in counts.items() if c == 0 and n not in below], below)
+            self._say_collapse(
+                [n for n, c in counts.items() if c == 0 and n not in below], below, unit
+            )
             if not below:
                 return masks, levels
             poor |= below
@@ -300,13 +451,18 @@ class HardThresholding(torch.optim.Optimizer):
             masks |= kept
             levels |= dict.fromkeys(rest, level)
 
-    def _say_collapse(self, lost: Sequence[str], raised: Mapping[str, int]) -> None:
+    def _say_collapse(
+        self, lost: Sequence[str], raised: Mapping[str, int], unit: str = "entries"
+    ) -> None:
         """Warn, once a tensor, that the budget alone would empty it."""
         for name in [*lost, *raised]:
             if name in self._said:
                 continue
             self._said.add(name)
-            if name in raised:
+            if name in raised and unit != "entries":
+                words = "The budget left %r with fewer than %d of its %s; the largest are kept."
+                log.warning(words, name, raised[name], unit)
+            elif name in raised:
                 log.warning(
                     "The budget left %r with less than %g %% of a uniform share; `floor` keeps "
                     "its %d largest entries.",
@@ -322,13 +478,22 @@ class HardThresholding(torch.optim.Optimizer):
         if slot.latent is slot.shown:
             thresholded.keep(slot.shown, slot.mask)
         else:
-            thresholded.show(
-                slot.latent, slot.mask, slot.index, slot.level, self.power, slot.shown
+            self._write(slot, slot.shown)
+
+    def _write(self, slot: _Slot, out: Tensor) -> None:
+        """Write the thresholded latent values of one tensor."""
+        if isinstance(slot.factor, Tensor):
+            show_scaled(
+                slot.latent, slot.mask, slot.index, slot.factor, slot.level, self.power, out
             )
+            return
+        level = slot.level / slot.factor
+        thresholded.show(slot.latent, slot.mask, slot.index, level, self.power, out)
 
     # The step --------------------------------------------------------------------------------
 
     @override
+    @_uncompiled
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step of the optimizer and threshold.
@@ -352,6 +517,8 @@ class HardThresholding(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._is_preparation():
+            return loss
         for slot in self._slots.values():
             if not slot.param.requires_grad:
                 raise IncompatibleError(
@@ -366,10 +533,10 @@ class HardThresholding(torch.optim.Optimizer):
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
         written = self._follow()
-        if self.recipe == "lazy" and not self.is_finalized:
+        self._mask_gradients()
+        if self.recipe in LATENT and not self.is_finalized:
             self._step_latent()
         else:
-            self._mask_gradients()
             with thresholded.flushed():
                 self.optimizer.step()
         self.n_steps += 1
@@ -380,7 +547,42 @@ class HardThresholding(torch.optim.Optimizer):
                 self._show(slot)
         for slot in self._slots.values():
             slot.version = slot.param._version
+        if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
+            self._accumulate()
         return loss
+
+    def _is_preparation(self) -> bool:
+        """Let the optimizer build its state without a step, as `torch.distributed` asks for.
+
+        It asks by a step at a learning rate of zero with gradients that are zero.
+        """
+        if self.state or any(group.get("lr", 1.0) != 0 for group in self.param_groups):
+            return False
+        held = [p for group in self.param_groups for p in group["params"]]
+        if any(thresholded.count_true(p.grad != 0) for p in held if p.grad is not None):
+            return False
+        self.optimizer.step()
+        for values in self.state.values():
+            for name in values.keys() & {"step", "momentum_buffer"}:
+                if isinstance(values[name], Tensor):
+                    values[name].zero_()
+        return True
+
+    def _accumulate(self) -> None:
+        """Take the present parameters into the mean over the frozen steps."""
+        self.n_averaged += 1
+        for name, param in self._held.items():
+            part = thresholded.local(param)
+            mean = self._means[name].to(part.device)
+            self._means[name] = mean.lerp_(part.to(mean.dtype), 1 / self.n_averaged)
+
+    def _take_means(self) -> None:
+        """Let the parameters hold their means over the frozen steps."""
+        for name, param in self._held.items():
+            thresholded.local(param).copy_(self._means[name])
+        for slot in self._slots.values():
+            self._show(slot)  # a mean may be zero, a kept entry may not
+            slot.version = slot.param._version
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
@@ -409,8 +611,7 @@ class HardThresholding(torch.optim.Optimizer):
             jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
             if jumps or self.schedule.is_final(self.n_steps):
                 return True
-            asked = tuple(s.n_nonzero if isinstance(s, L0Ball) else -1 for s in self.sets)
-            if now == asked:
+            if now == self._asked():
                 return True
         return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
 
@@ -419,29 +620,32 @@ class HardThresholding(torch.optim.Optimizer):
         written = False
         for slot in self._slots.values():
             if thresholded.is_sharded(slot.param):
-                continue
-            if (
+                if thresholded.local(slot.param).data_ptr() != slot.shown.data_ptr():
+                    self._follow_move(slot)
+            elif (
                 slot.param.data_ptr() != slot.shown.data_ptr()
                 or slot.param.dtype != slot.shown.dtype
             ):
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
-        return written
+        return any_process(written, (slot.param for slot in self._slots.values()))
 
     def _follow_move(self, slot: _Slot) -> None:
-        shown = slot.param.detach()
+        shown = thresholded.local(slot.param)
         same = slot.latent is slot.shown
         slot.latent = shown if same else slot.latent.to(shown)
         slot.mask = slot.mask.to(shown.device)
         if slot.index is not None:
             slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
+        if isinstance(slot.factor, Tensor):
+            slot.factor = slot.factor.to(shown.device)
         slot.shown = shown
         self._show(slot)
 
     def _follow_write(self, slot: _Slot) -> bool:
         expected = torch.zeros_like(slot.shown)
-        thresholded.show(slot.latent, slot.mask, slot.index, slot.level, self.power, expected)
+        self._write(slot, expected)
         if torch.equal(expected, slot.shown):
             return False
         slot.latent.copy_(slot.shown)
@@ -456,12 +660,14 @@ class HardThresholding(torch.optim.Optimizer):
         return True
 
     def _mask_gradients(self) -> None:
-        """In a sparse phase of AC/DC, entries off the support do not move."""
-        if self.recipe != "acdc":
+        """Shrink gradients off the support; in a sparse phase of AC/DC they are zero."""
+        factor = 0.0 if self.recipe == "acdc" else self.pruned_gradient
+        if factor == 1.0 or (self.is_finalized and self.recipe != "acdc"):
             return
         for slot in self._slots.values():
             if slot.param.grad is not None:
-                thresholded.local(slot.param.grad).mul_(slot.mask)
+                grad = thresholded.local(slot.param.grad)
+                grad.copy_(torch.where(slot.mask, grad, grad * factor))
 
     @override
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -497,6 +703,12 @@ class HardThresholding(torch.optim.Optimizer):
                 f"step {self.n_steps} with a budget of {self.budget}.",
                 "Train on, or give a schedule with fewer `total_steps`.",
             )
+        if not self.is_finalized and self.average and not self.schedule.is_frozen(self.n_steps):
+            raise InvalidParameterError(
+                f"`finalize` must come after the support was frozen, since `average` is True, "
+                f"got step {self.n_steps}.",
+                "Train on, or give a schedule with a smaller `freeze`.",
+            )
         for slot in self._slots.values():
             slot.version = -1  # what is written to `param.data` does not count as a version
         written = self._follow() or self.is_finalized
@@ -504,9 +716,11 @@ class HardThresholding(torch.optim.Optimizer):
         if stale and not written:
             self._choose()
         for slot in self._slots.values():
-            slot.latent, slot.index = slot.shown, None
+            slot.latent, slot.index, slot.factor = slot.shown, None, 1.0
         if written:
             self._choose()
+        elif self.n_averaged:
+            self._take_means()
         self.is_finalized = True
         if dtype is not None:
             for slot in self._slots.values():
@@ -514,37 +728,82 @@ class HardThresholding(torch.optim.Optimizer):
 
     # State -----------------------------------------------------------------------------------
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must have been saved with to be loaded, as plain values."""
         return {
-            "sets": [repr(s) for s in self.sets],
+            "sets": [plain_names(repr(s)) for s in self.sets],
             "recipe": self.recipe,
             "power": self.power,
             "every": self.every,
             "floor": self.floor,
+            "scores": self.scores,
+            "pruned_gradient": self.pruned_gradient,
+            "average": self.average,
             "schedule": repr(self.schedule),
         }
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise when the settings of a checkpoint are not those of this optimizer.
+
+        Parameters
+        ----------
+        settings : mapping
+            `settings` of the optimizer that was saved.
+
+        Raises
+        ------
+        InvalidParameterError
+            If the budget, the recipe or the schedule is another.
+        """
+        for key, value in self.settings.items():
+            if settings.get(key) != value:
+                raise InvalidParameterError(
+                    f"`state_dict` was saved with {key} {settings.get(key)}, "
+                    f"this optimizer has {value}.",
+                    "Build the optimizer with the settings of the checkpoint.",
+                )
+
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the optimizer, and under ``"hard_thresholding"`` that of the budget.
+        """Return the state of the optimizer and that of the budget.
 
         Returns
         -------
         dict
-            Everything that a run needs to go on bit for bit, besides the model's own state.
+            Everything that a run needs to go on bit for bit, besides the model's own state. What
+            belongs to a parameter lies beside the optimizer's state of it, the rest in the first
+            group, both under ``"hard_thresholding"``.
         """
-        out: dict[str, Any] = self.optimizer.state_dict()
-        out["hard_thresholding"] = {
-            "settings": self._settings(),
+        ours = {
+            "settings": self.settings,
             "n_steps": self.n_steps,
             "n_skipped": self.n_skipped,
             "is_finalized": self.is_finalized,
             "in_force": list(self._in_force),
-            "latent": {n: s.share(s.latent) for n, s in self._slots.items()},
+            "latent": self.latent,
             "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
-            "levels": {n: s.level for n, s in self._slots.items()},
+            "levels": {
+                n: torch.tensor(s.level, dtype=torch.float64) for n, s in self._slots.items()
+            },
+            "n_averaged": self.n_averaged,
+            "means": {n: thresholded.share_like(t, self._held[n]) for n, t in self._means.items()},
         }
-        return out
+        if self.scores != "magnitude":
+            ours["factors"] = self._factors()
+        return spread(self.optimizer.state_dict(), ours, self._numbers())
+
+    @property
+    def latent(self) -> dict[str, Tensor]:
+        """Dense values behind the counted parameters, by name; sharded like them."""
+        return {n: s.share(s.latent) for n, s in self._slots.items()}
+
+    def _numbers(self) -> dict[str, int]:
+        """Return the place in the optimizer of every parameter that has a state of ours."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        places = {id(p): i for i, p in enumerate(held)}
+        ours = self._held | {n: s.param for n, s in self._slots.items()}
+        return {n: places[id(p)] for n, p in ours.items()}
 
     @override
     @torch.no_grad()
@@ -554,35 +813,27 @@ class HardThresholding(torch.optim.Optimizer):
         Parameters
         ----------
         state_dict : dict
-            State of a `HardThresholding` with the same budget, recipe and schedule.
+            State of a `HardThresholding` with the same budget, recipe and schedule, as it is or
+            from ``torch.distributed.checkpoint.state_dict`` (not flattened).
 
         Raises
         ------
         InvalidParameterError
-            If the state is of another optimizer, budget or network.
+            If the state is of another optimizer, budget or network; with sharded parameters, on
+            all processes that share one.
         """
-        ours = state_dict.get("hard_thresholding")
-        if ours is None:
-            raise InvalidParameterError(
-                "`state_dict` must come from a `HardThresholding`, got one without supports.",
-                "Resume with the optimizer state that was saved by the sparse run.",
+        plain, ours = split(state_dict, self._numbers())
+        wrong: InvalidParameterError | None = None
+        try:
+            ours = self._check_state(ours)
+        except InvalidParameterError as error:
+            wrong = error
+        if any_process(wrong is not None, (s.param for s in self._slots.values())):
+            raise wrong or InvalidParameterError(
+                "`state_dict` does not fit on another process.",
+                "See the message of that process.",
             )
-        for key, value in self._settings().items():
-            if ours["settings"].get(key) != value:
-                raise InvalidParameterError(
-                    f"`state_dict` was saved with {key} {ours['settings'].get(key)}, "
-                    f"this optimizer has {value}.",
-                    "Build the optimizer with the settings of the checkpoint.",
-                )
-        for name, slot in self._slots.items():
-            given = ours["latent"].get(name)
-            part = None if given is None else thresholded.local(given).shape
-            if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
-                raise InvalidParameterError(
-                    f"`state_dict` does not fit the network: tensor {name!r} of shape "
-                    f"{tuple(slot.param.shape)} is missing, or of another shape or sharding."
-                )
-        plain = {k: v for k, v in state_dict.items() if k != "hard_thresholding"}
+        assert ours is not None
         self.optimizer.load_state_dict(plain)
         self.optimizer.state.pop(CARRIED, None)  # type: ignore[call-overload]
         self._share()
@@ -592,18 +843,54 @@ class HardThresholding(torch.optim.Optimizer):
         for name, slot in self._slots.items():
             latent = thresholded.local(ours["latent"][name])
             slot.shown = thresholded.local(slot.param)
-            if self.recipe != "lazy" or self.is_finalized:
+            if self.recipe not in LATENT or self.is_finalized:
                 slot.latent = slot.shown
                 slot.shown.copy_(latent)
             else:
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
-            slot.level, slot.drift, slot.index = ours["levels"][name], 0.0, None
+            slot.level, slot.drift = named.to_float(ours["levels"][name]), 0.0
+            slot.index = None
+            slot.factor = 1.0
+            if "factors" in ours:
+                factor = thresholded.local(ours["factors"][name])
+                whole = factor.ndim > 0
+                slot.factor = factor.to(slot.shown, copy=True) if whole else named.to_float(factor)
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
             self._show(slot)
             slot.version = slot.param._version
+        self.n_averaged = ours["n_averaged"]
+        for name, mean in ours.get("means", {}).items():
+            self._means[name] = thresholded.local(mean).to(self._held[name].device, copy=True)
+
+    def _factors(self) -> dict[str, Tensor]:
+        """Return what scores multiply magnitudes by; numbers as 0-d tensors."""
+        return {
+            n: s.share(s.factor)
+            if isinstance(s.factor, Tensor)
+            else torch.tensor(s.factor, dtype=torch.float64)
+            for n, s in self._slots.items()
+        }
+
+    def _check_state(self, ours: dict[str, Any] | None) -> dict[str, Any]:
+        """Return our part of a state when it fits."""
+        if ours is None:
+            raise InvalidParameterError(
+                "`state_dict` must come from a `HardThresholding`, got one without supports.",
+                "Resume with the optimizer state that was saved by the sparse run.",
+            )
+        self.check_settings(ours["settings"])
+        for name, slot in self._slots.items():
+            given = ours.get("latent", {}).get(name)
+            part = None if given is None else thresholded.local(given).shape
+            if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
+                raise InvalidParameterError(
+                    f"`state_dict` does not fit the network: tensor {name!r} of shape "
+                    f"{tuple(slot.param.shape)} is missing, or of another shape or sharding."
+                )
+        return ours
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -634,9 +921,41 @@ class HardThresholding(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
 
-def _check_parameters(
+def _check_options(
+    optimizer: torch.optim.Optimizer,
+    schedule: AbstractSchedule | None,
+    recipe: str,
+    scores: str,
+    pruned_gradient: float,
+    average: bool,
+) -> None:
+    """Refuse options that do not go together."""
+    if scores == "curvature" and isinstance(optimizer, torch.optim.SGD):
+        raise IncompatibleError(*_no_curvature(optimizer))
+    if pruned_gradient != 1.0 and recipe == "acdc":
+        raise InvalidParameterError(
+            f"`pruned_gradient` must be 1.0 with recipe 'acdc', got {pruned_gradient:g}.",
+            "In its sparse phases gradients off the support are zero already.",
+        )
+    if average and not (constant() if schedule is None else schedule).is_frozen(sys.maxsize):
+        raise InvalidParameterError(
+            f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
+            "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
+        )
+
+
+def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
+    return (
+        "`scores='curvature'` needs an optimizer that averages squared gradients, got "
+        f"`{type(optimizer).__name__}`.",
+        "Use `torch.optim.AdamW`, or another score.",
+    )
+
+
+def check_parameters(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter], counted: Sequence[str]
 ) -> None:
+    """Raise unless an optimizer holds the counted parameters, finite and on one device."""
     devices = sorted({str(params[n].device) for n in counted})
     if len(devices) > 1:
         raise IncompatibleError(
@@ -652,76 +971,3 @@ def _check_parameters(
             )
         if not named.all_true(torch.isfinite(params[name].detach()).all()):
             raise NonFiniteError(f"Tensor {name!r} contains NaN or infinity.")
-
-
-def freeze_support(model: nn.Module, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-    """Keep the zeros of an already sparse model through further training.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Its weights of two axes or more that hold zeros keep them.
-    optimizer : torch.optim.Optimizer
-        The optimizer that trains the model. After each of its steps the zeros are written again,
-        whatever momentum and weight decay did.
-
-    Returns
-    -------
-    RemovableHandle
-        ``handle.remove()`` lets the zeros go.
-
-    Raises
-    ------
-    InvalidParameterError
-        If no weight of the model holds a zero.
-    IncompatibleError
-        If the optimizer does not hold a weight with zeros, or is a `HardThresholding`.
-
-    See Also
-    --------
-    HardThresholding : Choose the support during training.
-
-    Notes
-    -----
-    One pass over the weights for each step, and one byte an entry. The support is read from the
-    zeros, so there is nothing to save: call it again after loading a checkpoint.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from ellzero.nn import freeze_support
-    >>> model = torch.nn.Linear(4, 2)
-    >>> _ = model.weight.data[:, :3].zero_()
-    >>> optimizer = torch.optim.AdamW(model.parameters())
-    >>> handle = freeze_support(model, optimizer)
-    >>> model(torch.ones(1, 4)).sum().backward()
-    >>> optimizer.step()
-    >>> int((model.weight != 0).sum())
-    2
-    """
-    if isinstance(optimizer, HardThresholding):
-        raise IncompatibleError(
-            "`optimizer` must be a plain optimizer, got a `HardThresholding`.",
-            "Call its `finalize`, which freezes the support.",
-        )
-    sparse = {
-        n: p
-        for n, p in prunable(model).items()
-        if thresholded.count_true(p.detach() != 0) < p.numel()
-    }
-    if not sparse:
-        raise InvalidParameterError(
-            "`model` must hold zeros in its weights, got none.",
-            "Load the sparse checkpoint first, or prune with `HardThresholding`.",
-        )
-    _check_parameters(optimizer, sparse, tuple(sparse))
-    masks = {n: thresholded.local(p) != 0 for n, p in sparse.items()}
-
-    @torch.no_grad()
-    def write_zeros(*_: Any) -> None:
-        for name, param in sparse.items():
-            part = thresholded.local(param)
-            masks[name] = masks[name].to(part.device)
-            thresholded.keep(part, masks[name])
-
-    return optimizer.register_step_post_hook(write_zeros)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from ellzero.errors import InvalidParameterError
-from ellzero.validation import check_integer, check_real
+from ellzero.validation import check_choice, check_integer, check_real
+
+SHAPES = ("cubic", "exponential")
 
 
 class AbstractSchedule(ABC):
@@ -68,10 +70,13 @@ class Constant(AbstractSchedule):
 
 @dataclass(frozen=True, slots=True)
 class Ramp(AbstractSchedule):
-    r"""Cubic fall of the budget from all entries to the final number.
+    r"""Fall of the budget from all entries to the final number.
 
-    .. math:: s_t = s + (n - s) (1 - u)^3, \quad
+    .. math:: s_t = s + (n - s) (1 - u)^3 \;\text{or}\; s_t = n^{1 - u} s^u, \quad
         u = \frac{t / T - \mathrm{start}}{\mathrm{end} - \mathrm{start}}
+
+    by `shape`: the cubic fall is steep at first, the exponential one loses the same share of the
+    entries in every step.
 
     Parameters
     ----------
@@ -81,11 +86,13 @@ class Ramp(AbstractSchedule):
         Optimizer steps T of the whole training.
     freeze : float, default=1.0
         Share of the training after which the support stays as it is. Must be at least `end`.
+    shape : {"cubic", "exponential"}, default="cubic"
+        How the budget falls.
 
     Raises
     ------
     InvalidParameterError
-        If the shares are out of order.
+        If the shares are out of order, or the shape is unknown.
 
     Examples
     --------
@@ -93,18 +100,23 @@ class Ramp(AbstractSchedule):
     >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=100)
     >>> [ramp.budget(t, 10, 110) for t in (0, 25, 50, 99)]
     [110, 22, 10, 10]
+    >>> ramp = schedules.ramp(start=0.0, end=0.5, total_steps=100, shape="exponential")
+    >>> [ramp.budget(t, 10, 1000) for t in (0, 25, 50, 99)]
+    [1000, 100, 10, 10]
     """
 
     start: float
     end: float
     total_steps: int
     freeze: float = 1.0
+    shape: str = "cubic"
 
     def __post_init__(self) -> None:
         check_real("start", self.start, 0.0, 1.0)
         check_real("end", self.end, 0.0, 1.0)
         check_real("freeze", self.freeze, 0.0, 1.0)
         check_integer("total_steps", self.total_steps, 1)
+        check_choice("shape", self.shape, SHAPES)
         if not self.start < self.end:
             raise InvalidParameterError(
                 f"`start` must be below `end`, got {self.start:g} and {self.end:g}.",
@@ -119,7 +131,11 @@ class Ramp(AbstractSchedule):
     @override
     def budget(self, step: int, n_nonzero: int, n_entries: int) -> int:
         u = (step / self.total_steps - self.start) / (self.end - self.start)
-        left = (1 - min(max(u, 0.0), 1.0)) ** 3
+        u = min(max(u, 0.0), 1.0)
+        if self.shape == "exponential":
+            left = n_entries * (n_nonzero / n_entries) ** u if u < 1 else 0
+            return max(n_nonzero, round(left))
+        left = (1 - u) ** 3
         return n_nonzero + round((n_entries - n_nonzero) * left)
 
     @override
@@ -190,9 +206,11 @@ def constant() -> Constant:
     return Constant()
 
 
-def ramp(start: float, end: float, total_steps: int, *, freeze: float = 1.0) -> Ramp:
-    """Return a cubic fall of the budget between two shares of the training; see `Ramp`."""
-    return Ramp(start, end, total_steps, freeze)
+def ramp(
+    start: float, end: float, total_steps: int, *, freeze: float = 1.0, shape: str = "cubic"
+) -> Ramp:
+    """Return a fall of the budget between two shares of the training; see `Ramp`."""
+    return Ramp(start, end, total_steps, freeze, shape)
 
 
 def phases(

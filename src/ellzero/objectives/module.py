@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
@@ -34,10 +35,10 @@ class ModuleLoss(AbstractTwiceDifferentiable):
         The module itself is never changed.
     loss_fn : callable
         Called as ``loss_fn(model(X), y)``; returns the mean loss as a 0-d tensor.
-    X : Tensor
-        Inputs.
+    X : Tensor, tuple or mapping of str to Tensor
+        Inputs: one, a tuple of positional ones, or a mapping of named ones.
     y : Tensor
-        Targets.
+        Targets; anything that `loss_fn` takes.
     ridge : float or mapping of str to float, default=0.0
         The lambda of every entry; a mapping gives one for the tensors it names.
 
@@ -51,7 +52,8 @@ class ModuleLoss(AbstractTwiceDifferentiable):
     -----
     A batch of points is one vectorized call (`torch.func.vmap`); modules that cannot be vectorized
     are called once for each point. The loss is evaluated in the mode (training or evaluation) that
-    the module is in. Networks with kinks have no global curvature bound.
+    the module is in. Networks with kinks have no global curvature bound. Data that are too large
+    for one call of the module come in pieces, see `from_batches`.
 
     Examples
     --------
@@ -70,6 +72,77 @@ class ModuleLoss(AbstractTwiceDifferentiable):
         X: Any,
         y: Any,
         ridge: float | Mapping[str, float] = 0.0,
+    ) -> None:
+        self._set_up(model, loss_fn, [(_detached(X), _detached(y), 1.0)], ridge)
+
+    @classmethod
+    def from_batches(
+        cls,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        batches: Iterable[tuple[Any, Any]],
+        ridge: float | Mapping[str, float] = 0.0,
+    ) -> ModuleLoss:
+        """Return the loss over data in pieces, such as those of a loader.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            As for the class.
+        loss_fn : callable
+            As for the class; the mean over the samples of one piece.
+        batches : iterable of tuple
+            Pairs of inputs and targets. They are kept, so that the objective does not change when
+            the loader shuffles.
+        ridge : float or mapping of str to float, default=0.0
+            As for the class.
+
+        Returns
+        -------
+        ModuleLoss
+            The mean over all samples: pieces count by their numbers of samples, the length of the
+            first axis of the first input. Memory of a gradient is that of the largest piece.
+
+        Raises
+        ------
+        InvalidParameterError
+            If there is no piece, one is not a pair or has no samples, and as for the class.
+
+        Examples
+        --------
+        >>> import torch, ellzero
+        >>> model = torch.nn.Linear(2, 1).double()
+        >>> X, y = torch.eye(3, 2).double(), torch.ones(3, 1).double()
+        >>> pieces = [(X[:2], y[:2]), (X[2:], y[2:])]
+        >>> f = ellzero.ModuleLoss.from_batches(model, torch.nn.functional.mse_loss, pieces)
+        >>> f.value(f.init_params()).item()
+        1.0
+        """
+        pieces, sizes = [], []
+        for batch in batches:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise InvalidParameterError(
+                    f"`batches` must give pairs of inputs and targets, got "
+                    f"{type(batch).__name__}.",
+                    "Give a loader of pairs, or a generator that makes them: "
+                    "`((b['x'], b['y']) for b in loader)`.",
+                )
+            sizes.append(_n_samples(batch[0]))
+            pieces.append((_detached(batch[0]), _detached(batch[1])))
+        if not pieces:
+            raise InvalidParameterError("`batches` must give at least one batch, got none.")
+        new = cls.__new__(cls)
+        total = sum(sizes)
+        data = [(X, y, n / total) for (X, y), n in zip(pieces, sizes, strict=True)]
+        new._set_up(model, loss_fn, data, ridge)
+        return new
+
+    def _set_up(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        data: list[tuple[Any, Any, float]],
+        ridge: float | Mapping[str, float],
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidParameterError(
@@ -91,9 +164,9 @@ class ModuleLoss(AbstractTwiceDifferentiable):
                 )
         self._model = model
         self._loss_fn = loss_fn
-        self._X = X.detach() if isinstance(X, Tensor) else X
-        self._y = y.detach() if isinstance(y, Tensor) else y
-        self._n_data = X.numel() if isinstance(X, Tensor) else 0
+        # Inputs, targets and the share of the samples, for each piece.
+        self._data = data
+        self._n_data = max(sum(t.numel() for t in _inputs(X).values()) for X, *_ in data)
         self._start = {
             n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
         }
@@ -110,16 +183,23 @@ class ModuleLoss(AbstractTwiceDifferentiable):
                 "Return the mean over samples.",
             )
 
-    def _point_value(self, params: dict[str, Tensor]) -> Tensor:
+    def _pieces(self) -> list[Callable[[dict[str, Tensor]], Tensor]]:
+        """Return functions of a point that add up to the objective."""
+        return [functools.partial(self._piece_value, piece) for piece in range(len(self._data))]
+
+    def _piece_value(self, piece: int, params: dict[str, Tensor]) -> Tensor:
         dtype = next(iter(params.values())).dtype
         # Copies of buffers and frozen parameters: the module may write to what it is called with.
         fixed = {n: self._cast(t.detach().clone(), dtype) for n, t in self._fixed()}
-        X, y = self._cast(self._X, dtype), self._cast(self._y, dtype)
-        output = torch.func.functional_call(self._model, {**fixed, **params}, (X,))
-        value = self._loss_fn(output, y)
+        X, y, share = self._data[piece]
+        X, y = self._cast(X, dtype), self._cast(y, dtype)
+        args = X if isinstance(X, tuple) else () if isinstance(X, dict) else (X,)
+        named_args = X if isinstance(X, dict) else {}
+        output = torch.func.functional_call(self._model, {**fixed, **params}, args, named_args)
+        value = share * self._loss_fn(output, y)
         for name, tensor in params.items():
             if self._ridge[name]:
-                value = value + 0.5 * self._ridge[name] * tensor.square().sum()
+                value = value + 0.5 * share * self._ridge[name] * tensor.square().sum()
         return value
 
     def _fixed(self) -> list[tuple[str, Tensor]]:
@@ -129,6 +209,10 @@ class ModuleLoss(AbstractTwiceDifferentiable):
     def _cast(self, value: Any, dtype: torch.dtype) -> Any:
         """Return data of the module's type in the type of the point, anything else as it is."""
         own = next(iter(self._start.values())).dtype
+        if isinstance(value, tuple):
+            return tuple(self._cast(part, dtype) for part in value)
+        if isinstance(value, dict):
+            return {key: self._cast(part, dtype) for key, part in value.items()}
         if isinstance(value, Tensor) and value.is_floating_point() and dtype != own:
             return value.to(torch.promote_types(value.dtype, dtype))
         return value
@@ -162,28 +246,34 @@ class ModuleLoss(AbstractTwiceDifferentiable):
     @override
     def value(self, params: Params) -> Tensor:
         with torch.no_grad():
-            out: Tensor = self._over_rows(self._point_value, params)
-        return out
+            parts = (self._over_rows(piece, params) for piece in self._pieces())
+            total: Tensor = _sum_of(parts)
+        return total
 
     @override
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
-        function = torch.func.grad_and_value(self._point_value)
-        grad, value = self._over_rows(function, params)
-        grad = {n: g.detach() for n, g in grad.items()}
-        return value.detach(), named.like(params, grad)
+        def of_piece(piece: Callable[..., Tensor]) -> tuple[Tensor, Params]:
+            grad, value = self._over_rows(torch.func.grad_and_value(piece), params)
+            return value.detach(), {n: g.detach() for n, g in grad.items()}
+
+        value, grad = _sum_of(map(of_piece, self._pieces()))
+        return value, named.like(params, grad)
 
     @override
     def hessian_vector(self, params: Params, direction: Params) -> Params:
-        def product(point: dict[str, Tensor], along: dict[str, Tensor]) -> Any:
-            # Reverse over reverse: every module that can be trained has it.
-            def slope(here: dict[str, Tensor]) -> Tensor:
-                grad = torch.func.grad(self._point_value)(here)
-                return torch.stack([(grad[n] * along[n]).sum() for n in grad]).sum()
+        def of_piece(piece: Callable[..., Tensor]) -> Params:
+            def product(point: dict[str, Tensor], along: dict[str, Tensor]) -> Any:
+                # Reverse over reverse: every module that can be trained has it.
+                def slope(here: dict[str, Tensor]) -> Tensor:
+                    grad = torch.func.grad(piece)(here)
+                    return torch.stack([(grad[n] * along[n]).sum() for n in grad]).sum()
 
-            return torch.func.grad(slope)(point)
+                return torch.func.grad(slope)(point)
 
-        out = self._over_rows(product, params, direction)
-        return named.like(params, {n: t.detach() for n, t in out.items()})
+            out = self._over_rows(product, params, direction)
+            return {n: t.detach() for n, t in out.items()}
+
+        return named.like(params, _sum_of(map(of_piece, self._pieces())))
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
@@ -202,3 +292,35 @@ class ModuleLoss(AbstractTwiceDifferentiable):
             block = torch.cat(parts) if parts else named.flatten(params).new_zeros(k, k)
             rows.append((block + block.T) / 2)
         return torch.stack(rows)
+
+
+def _sum_of(parts: Iterable[Any]) -> Any:
+    """Return the sum of nested tensors of the same structure."""
+    add = functools.partial(torch.utils._pytree.tree_map, torch.add)
+    return functools.reduce(add, parts)
+
+
+def _inputs(X: Any) -> dict[Any, Tensor]:
+    """Return the tensors among the inputs of one call."""
+    given = X if isinstance(X, Mapping) else dict(enumerate(X if isinstance(X, tuple) else (X,)))
+    return {key: part for key, part in given.items() if isinstance(part, Tensor)}
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_detached, value))
+    if isinstance(value, Mapping):
+        return {key: _detached(part) for key, part in value.items()}
+    return value
+
+
+def _n_samples(X: Any) -> int:
+    first = next(iter(_inputs(_detached(X)).values()), None)
+    if first is None or first.ndim == 0 or not first.shape[0]:
+        raise InvalidParameterError(
+            "The first input of every batch must be a tensor with at least one sample, got "
+            f"{type(X).__name__ if first is None else f'shape {tuple(first.shape)}'}."
+        )
+    return first.shape[0]

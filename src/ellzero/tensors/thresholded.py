@@ -49,6 +49,12 @@ def share_like(part: Tensor, template: Tensor) -> Tensor:
     )
 
 
+def zeros_wide(tensor: Tensor) -> Tensor:
+    """Return zeros shaped like the local part, in a type that sums can be kept in."""
+    part = local(tensor)
+    return torch.zeros_like(part, dtype=torch.promote_types(part.dtype, torch.float32))
+
+
 def tiny(dtype: torch.dtype) -> float:
     """Return the smallest number that kept entries are raised to."""
     info = torch.finfo(dtype)

@@ -1,12 +1,41 @@
-"""Getting a sparse network out: small files, and modules that run faster on a CPU.
+"""Getting a sparse network out: small files, and modules that run faster.
 
 `save` and `load` write and read one compressed safetensors file. `sparse` returns a copy of a
 model whose linear layers run on packed weights where that was measured to be faster; `report` and
-`table` say what each layer gained, and which layers stay dense because dense is faster.
+`table` say what each layer gained, and which layers stay dense because dense is faster. `compact`
+takes dead units out of a model, which leaves a smaller dense one; `changes` and `changes_table`
+say what each layer lost. `to_onnx` writes that one for ONNX Runtime.
+`semi_structured` does what `sparse` does for 2:4 weights on a GPU.
 """
 
+from ellzero.nn.export.compacting import (
+    InputSelection,
+    LayerChange,
+    changes,
+    changes_table,
+    compact,
+)
 from ellzero.nn.export.files import load, save
 from ellzero.nn.export.measure import LayerGain, report, sparse, table
 from ellzero.nn.export.modules import SparseLinear
+from ellzero.nn.export.onnx import OnnxFile, to_onnx
+from ellzero.nn.export.two_of_four import has_pattern, semi_structured
 
-__all__ = ["LayerGain", "SparseLinear", "load", "report", "save", "sparse", "table"]
+__all__ = [
+    "InputSelection",
+    "LayerChange",
+    "LayerGain",
+    "OnnxFile",
+    "SparseLinear",
+    "changes",
+    "changes_table",
+    "compact",
+    "has_pattern",
+    "load",
+    "report",
+    "save",
+    "semi_structured",
+    "sparse",
+    "table",
+    "to_onnx",
+]
