@@ -3,6 +3,8 @@
 import copy
 import logging
 import os
+import re
+import runpy
 from functools import partial
 
 import lightning.pytorch as pl
@@ -544,6 +546,15 @@ def test_wrong_uses_are_told_before_the_training(tmp_path):
     host = trainer(tmp_path, LightningSparsity(BUDGET, total_steps=8))
     host.fit(model := Network(), stream, stream)
     assert count(model) == BUDGET
+
+
+def test_the_example_runs(capsys, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # restored afterwards
+    runpy.run_path("examples/lightning_callback.py", run_name="__main__")
+    said = capsys.readouterr().out
+    # A twentieth of 64 * 256 + 256 * 10 weights.
+    assert "947 nonzeros in the last checkpoint, 947 asked for" in said
+    assert float(re.search(r"held-out digits ([0-9.]+)", said)[1]) > 0.9
 
 
 # Several processes -------------------------------------------------------------------------------

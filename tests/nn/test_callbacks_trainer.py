@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import runpy
 from functools import partial
 
 import pytest
@@ -531,6 +532,14 @@ def test_wrong_uses_are_told_before_the_training(tmp_path):
     )
     host.train()
     assert count(model) == BUDGET
+
+
+def test_the_example_runs(capsys):
+    runpy.run_path("examples/hugging_face_trainer.py", run_name="__main__")
+    said = capsys.readouterr().out
+    # A fifth of 32 * 48 tied weights and 2 layers of 4 * 48 * 48 + 3 * 48 * 96.
+    assert "9523 of 47616 weights are not zero, 9523 asked for" in said
+    assert "0 2 4 6 goes on [8, 10, 12, 14, 16, 18]" in said
 
 
 # Several processes -------------------------------------------------------------------------------
