@@ -61,12 +61,14 @@ def save(
     >>> torch.equal(again.weight, model.weight)
     True
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     tensors, moments = get_state_dict(model, optimizer)
     with _quiet():
-        dcp.save({"model": tensors, "optimizer": moments, **others}, checkpoint_id=folder)
+        state_dict_saver.save(
+            {"model": tensors, "optimizer": moments, **others}, checkpoint_id=folder
+        )
 
 
 def load(
@@ -119,12 +121,12 @@ def load(
 
 def _read(folder: str | os.PathLike[str], wanted: dict[str, Any]) -> None:
     """Fill the tensors and replace the plain values; raise on every process or on none."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         with _quiet():
-            dcp.load(wanted, checkpoint_id=folder)
+            state_dict_loader.load(wanted, checkpoint_id=folder)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         missing = isinstance(cause, FileNotFoundError)

@@ -230,11 +230,11 @@ def _dead(alive: Tensor, axis: int) -> int:
     return int((~alive.any(dim=others) if alive.numel() else alive.new_zeros(0)).sum())
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiplications by the memory of the weight; those without one, under 0."""
 
     def __init__(self, memories: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.memories = memories
         self.macs: dict[int, list[int]] = {0: [0, 0]}
 
@@ -317,7 +317,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _plain_paths() -> Iterator[None]:
     """Keep recurrent and transformer layers from single calls that hide their products."""
-    libraries = (torch.backends.mkldnn, torch.backends.cudnn)
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     before = [library.enabled for library in libraries]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:

@@ -57,7 +57,7 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
         # Late, since it loads the compiler, which every torch optimizer loads when it is built.
         plain = getattr(function, "_uncompiled", None)
         if plain is None:
-            plain = torch.compiler.disable(function)
+            plain = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
             function._uncompiled = plain  # type: ignore[attr-defined]
         return plain(*args, **kwargs)
 
