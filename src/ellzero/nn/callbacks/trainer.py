@@ -31,7 +31,8 @@ class TrainerSparsity(TrainerCallback):
         for each tensor it names.
     schedule : AbstractSchedule, callable or None, default=None
         How the budget falls, or what makes that of the number of optimizer steps, such as
-        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half.
+        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half;
+        with the option `average`, the support is then frozen in the last quarter.
     total_steps : int or None, default=None
         Optimizer steps of the training. None means what the `Trainer` counts.
     constraint : AbstractSparseSet or None, default=None
