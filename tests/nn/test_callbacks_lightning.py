@@ -107,11 +107,11 @@ def loader(batches=BATCHES):
 
 
 def trainer(folder, *callbacks, **arguments):
-    arguments = {"max_epochs": 2, "logger": False, "limit_val_batches": 0, **arguments}
+    defaults = {"max_epochs": 2, "logger": False, "limit_val_batches": 0, "accelerator": "cpu"}
+    arguments = {**defaults, **arguments}
     if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
         arguments.setdefault("enable_checkpointing", False)
     return pl.Trainer(
-        accelerator="cpu",
         default_root_dir=folder,
         callbacks=list(callbacks),
         enable_progress_bar=False,
@@ -556,6 +556,25 @@ def test_the_example_runs(capsys, monkeypatch):
     # A twentieth of 64 * 256 + 256 * 10 weights.
     assert "947 nonzeros in the last checkpoint, 947 asked for" in said
     assert float(re.search(r"held-out digits ([0-9.]+)", said)[1]) > 0.9
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_half_precision_and_resumes(tmp_path):
+    kind = {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"}
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    fit(tmp_path, model := Network(), sparsity := LightningSparsity(BUDGET), save, **kind)
+    assert count(model) == BUDGET
+    assert sparsity.optimizers[0].is_finalized
+    fit(
+        tmp_path,
+        resumed := Network(seed=3),
+        sparsity := LightningSparsity(BUDGET),
+        ckpt_path=f"{tmp_path}/step=7.ckpt",
+        **kind,
+    )
+    assert count(resumed) == BUDGET
+    # The first steps of a scaler may be skipped, and skipped steps do not count.
+    assert 9 < sparsity.optimizers[0].n_steps <= 16
 
 
 # Several processes -------------------------------------------------------------------------------

@@ -552,6 +552,19 @@ def test_the_example_runs(capsys):
     assert "0 2 4 6 goes on [8, 10, 12, 14, 16, 18]" in said
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_in_half_precision_and_resumes(tmp_path):
+    kind = {"use_cpu": False, "fp16": True, "save_strategy": "steps", "save_steps": 7}
+    train(tmp_path, model := Network(), sparsity := TrainerSparsity(BUDGET), **kind)
+    assert count(model) == BUDGET
+    assert sparsity.optimizer.is_finalized
+    resumed, sparsity = Network(seed=3), TrainerSparsity(BUDGET)
+    train(tmp_path, resumed, sparsity, resume=tmp_path / "checkpoint-7", **kind)
+    assert count(resumed) == BUDGET
+    # The first steps of a scaler may be skipped, and skipped steps do not count.
+    assert 13 < sparsity.optimizer.n_steps <= 20
+
+
 # Several processes -------------------------------------------------------------------------------
 
 

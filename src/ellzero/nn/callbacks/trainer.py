@@ -69,7 +69,8 @@ class TrainerSparsity(TrainerCallback):
     skips does not count. The optimizer state that the `Trainer` saves holds the whole state of
     the budget, so that ``train(resume_from_checkpoint=...)`` goes on bit for bit on the CPU. A
     resumed training keeps the ramp of the checkpoint. Supports that were saved without this
-    callback are read without it.
+    callback are read without it. This is for one device and for DDP: with FSDP and DeepSpeed the
+    Trainer stores optimizers in other ways, which do not hold the budget.
 
     A model is not compared with one that had a larger budget: until the final budget is in force,
     the `Trainer` forgets the best model at every step. ``load_best_model_at_end`` then loads one
