@@ -107,11 +107,11 @@ def loader(batches=BATCHES):
 
 
 def trainer(folder, *callbacks, **arguments):
-    arguments = {"max_epochs": 2, "logger": False, "limit_val_batches": 0, **arguments}
+    defaults = {"max_epochs": 2, "logger": False, "limit_val_batches": 0, "accelerator": "cpu"}
+    arguments = {**defaults, **arguments}
     if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
         arguments.setdefault("enable_checkpointing", False)
     return pl.Trainer(
-        accelerator="cpu",
         default_root_dir=folder,
         callbacks=list(callbacks),
         enable_progress_bar=False,
@@ -168,9 +168,8 @@ def plain_loop(accumulate=1, clip=None, dtype=None, epochs=2, **options):
     model = Network()
     steps = epochs * -(-BATCHES // accumulate)
     base = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
-    optimizer = HardThresholding(
-        base, model, BUDGET, schedule=schedules.ramp(0.0, 0.5, steps), **options
-    )
+    ramp = schedules.ramp(0.0, 0.5, steps, freeze=0.75 if "average" in options else 1.0)
+    optimizer = HardThresholding(base, model, BUDGET, schedule=ramp, **options)
     rates = torch.optim.lr_scheduler.StepLR(base, 1, gamma=0.5)
     for _ in range(epochs):
         for i in range(BATCHES):
@@ -195,6 +194,7 @@ def plain_loop(accumulate=1, clip=None, dtype=None, epochs=2, **options):
     ("arguments", "theirs", "options"),
     [
         ({}, {}, {}),
+        ({}, {}, {"average": True, "allocation": "erk"}),
         # 8 batches by threes: 3 steps an epoch, the last one short.
         (
             {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1},
@@ -531,12 +531,13 @@ def test_wrong_uses_are_told_before_the_training(tmp_path):
         "`HardThresholding`, got neither.\n"
         "hint: Give the callback a budget, such as `LightningSparsity(0.05)`."
     )
-    late = LightningSparsity(BUDGET, schedule=schedules.ramp(0.0, 1.0, 17))
+    ramp = schedules.ramp(0.0, 1.0, 17)
+    late = LightningSparsity(BUDGET, schedule=ramp)
     with pytest.raises(InvalidParameterError) as caught:
         fit(tmp_path, Network(), late)
     assert str(caught.value) == (
         "`schedule` must reach the final budget within the 16 optimizer steps of the training, "
-        "got Ramp(start=0.0, end=1.0, total_steps=17, freeze=1.0).\n"
+        f"got {ramp}.\n"
         "hint: Train longer, or give no schedule for one that fits."
     )
     stream = DataLoader(Stream(), batch_size=4)
@@ -555,6 +556,25 @@ def test_the_example_runs(capsys, monkeypatch):
     # A twentieth of 64 * 256 + 256 * 10 weights.
     assert "947 nonzeros in the last checkpoint, 947 asked for" in said
     assert float(re.search(r"held-out digits ([0-9.]+)", said)[1]) > 0.9
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_in_half_precision_and_resumes(tmp_path):
+    kind = {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"}
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
+    fit(tmp_path, model := Network(), sparsity := LightningSparsity(BUDGET), save, **kind)
+    assert count(model) == BUDGET
+    assert sparsity.optimizers[0].is_finalized
+    fit(
+        tmp_path,
+        resumed := Network(seed=3),
+        sparsity := LightningSparsity(BUDGET),
+        ckpt_path=f"{tmp_path}/step=7.ckpt",
+        **kind,
+    )
+    assert count(resumed) == BUDGET
+    # The first steps of a scaler may be skipped, and skipped steps do not count.
+    assert 9 < sparsity.optimizers[0].n_steps <= 16
 
 
 # Several processes -------------------------------------------------------------------------------

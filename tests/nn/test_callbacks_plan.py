@@ -66,9 +66,9 @@ def step(model, optimizers, n=1):
         ),
         (
             {"n_nonzero": 0.1, "total_steps": 10, "schedule": RAMP},
-            "`total_steps` must come without a finished `schedule`, got Ramp(start=0.0, end=0.5, "
-            "total_steps=10, freeze=1.0).\nhint: Give what makes a schedule of the number of "
-            "steps, such as `functools.partial(schedules.ramp, 0.0, 0.6)`.",
+            f"`total_steps` must come without a finished `schedule`, got {RAMP}.\nhint: Give what "
+            "makes a schedule of the number of steps, such as "
+            "`functools.partial(schedules.ramp, 0.0, 0.6)`.",
         ),
         (
             {"n_nonzero": 0.1, "total_steps": 0},
@@ -85,6 +85,8 @@ def test_contradictions_are_told(arguments, message):
 def test_the_schedule_has_the_length_of_the_training():
     assert Plan(0.1).make_schedule(100) == schedules.ramp(0.0, 0.5, 100)
     assert Plan(0.1, total_steps=7).make_schedule(100) == schedules.ramp(0.0, 0.5, 7)
+    averaged = Plan(0.1, options={"average": True})
+    assert averaged.make_schedule(100) == schedules.ramp(0.0, 0.5, 100, freeze=0.75)
     later = Plan(0.1, schedule=partial(schedules.ramp, 0.2, 0.9, freeze=0.95))
     assert later.make_schedule(40) == schedules.ramp(0.2, 0.9, 40, freeze=0.95)
     assert Plan(0.1, schedule=RAMP).make_schedule(None) is RAMP
@@ -146,7 +148,7 @@ def test_the_end_of_a_training(caplog):
         check_end([optimizer], 4)
     assert str(caught.value) == (
         "`schedule` must reach the final budget within the 4 optimizer steps of the training, got "
-        "Ramp(start=0.0, end=0.5, total_steps=10, freeze=1.0).\n"
+        f"{RAMP}.\n"
         "hint: Train longer, or give no schedule for one that fits."
     )
     step(model, [optimizer], 4)
@@ -159,6 +161,26 @@ def test_the_end_of_a_training(caplog):
     assert finish([optimizer], torch.bfloat16)
     assert sum(nonzeros(model)) == sum(nonzeros(model.bfloat16())) == 40
     check_end([optimizer], 0)
+
+
+def test_averaging_ends_with_a_frozen_support(caplog):
+    frozen = schedules.ramp(0.0, 0.5, 10, freeze=0.8)
+    model = network()
+    (optimizer,) = Plan(40, options={"average": True}).wrap([sgd(model)], model, frozen)
+    check_end([optimizer], 8)
+    with pytest.raises(InvalidParameterError, match="must freeze the support within the 7 "):
+        check_end([optimizer], 7)
+    step(model, [optimizer], 7)
+    assert is_final([optimizer])
+    with caplog.at_level(logging.WARNING, "ellzero"):
+        assert not finish([optimizer], None)
+    assert caplog.records[-1].getMessage() == (
+        "Training stopped after 7 steps, before the support was frozen: the weights are not "
+        "averaged."
+    )
+    step(model, [optimizer], 2)
+    assert finish([optimizer], None)
+    assert sum(nonzeros(model)) == 40
 
 
 def test_the_numbers_are_counted_from_the_weights():

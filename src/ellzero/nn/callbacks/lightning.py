@@ -37,7 +37,8 @@ class LightningSparsity(Callback):
         density or a mapping.
     schedule : AbstractSchedule, callable or None, default=None
         How the budget falls, or what makes that of the number of optimizer steps, such as
-        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half.
+        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half;
+        with the option `average`, the support is then frozen in the last quarter.
     total_steps : int or None, default=None
         Optimizer steps of the training. None means what the `Trainer` counts, which it can with
         automatic optimization and a limit of steps or epochs.
@@ -111,10 +112,11 @@ class LightningSparsity(Callback):
         self._max_epochs: int | None = None
         self._step = 0
         self._was_final = False
+        self._is_finished = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._total_steps = None
+        self._total_steps, self._is_finished = None, False
         # Before other callbacks add epochs without steps.
         self._max_epochs = trainer.max_epochs
 
@@ -183,12 +185,12 @@ class LightningSparsity(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        finish(self.optimizers, self.plan.dtype)
+        self._is_finished = finish(self.optimizers, self.plan.dtype)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Callbacks behind this one may have written an average into the model.
-        if is_final(self.optimizers):
+        if self._is_finished:
             finish(self.optimizers, self.plan.dtype)
 
 

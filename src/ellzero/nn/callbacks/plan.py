@@ -107,7 +107,7 @@ class Plan:
         -------
         AbstractSchedule
             The one given, or what was given made for this length; by default a cubic ramp over
-            the first half.
+            the first half, and with the option `average` a frozen support in the last quarter.
 
         Raises
         ------
@@ -124,7 +124,9 @@ class Plan:
                 "Limit the training by steps or epochs, or pass `total_steps` or a `schedule`.",
             )
         if self.schedule is None:
-            return schedules.ramp(0.0, 0.5, total)
+            # Weights are averaged over the steps of a frozen support.
+            freeze = 0.75 if self.options.get("average") else 1.0
+            return schedules.ramp(0.0, 0.5, total, freeze=freeze)
         return self.schedule(total)
 
     def wrap(
@@ -232,6 +234,13 @@ def is_final(sparse: Sequence[HardThresholding]) -> bool:
     return all(o.is_finalized or o.schedule.is_final(o.n_steps) for o in sparse)
 
 
+def _is_done(optimizer: HardThresholding, step: int) -> bool:
+    """Return whether `finalize` can follow a step."""
+    schedule = optimizer.schedule
+    is_averaged = not optimizer.average or schedule.is_frozen(step)
+    return optimizer.is_finalized or (schedule.is_final(step) and is_averaged)
+
+
 def check_end(sparse: Sequence[HardThresholding], left: int) -> None:
     """Raise when a schedule ends after the training.
 
@@ -245,13 +254,15 @@ def check_end(sparse: Sequence[HardThresholding], left: int) -> None:
     Raises
     ------
     InvalidParameterError
-        If a final budget would not be in force by then.
+        If a final budget would not be in force by then, or a support not frozen whose weights
+        are to be averaged.
     """
     for optimizer in sparse:
         total = optimizer.n_steps + left
-        if not optimizer.is_finalized and not optimizer.schedule.is_final(total):
+        if not _is_done(optimizer, total):
+            aim = "freeze the support" if optimizer.average else "reach the final budget"
             raise InvalidParameterError(
-                f"`schedule` must reach the final budget within the {total} optimizer steps of "
+                f"`schedule` must {aim} within the {total} optimizer steps of "
                 f"the training, got {optimizer.schedule}.",
                 "Train longer, or give no schedule for one that fits.",
             )
@@ -272,13 +283,21 @@ def finish(sparse: Sequence[HardThresholding], dtype: torch.dtype | None) -> boo
     bool
         Whether the supports are fixed.
     """
+    n_steps = max(o.n_steps for o in sparse)
     if not is_final(sparse):
         log.warning(
             "Training stopped after %d steps, before the final budget: the model holds %d "
             "nonzeros instead of %d.",
-            max(o.n_steps for o in sparse),
+            n_steps,
             sum(o.n_nonzero for o in sparse),
             sum(o.target for o in sparse),
+        )
+        return False
+    if not all(_is_done(o, o.n_steps) for o in sparse):
+        log.warning(
+            "Training stopped after %d steps, before the support was frozen: the weights are not "
+            "averaged.",
+            n_steps,
         )
         return False
     for optimizer in sparse:

@@ -31,7 +31,8 @@ class TrainerSparsity(TrainerCallback):
         for each tensor it names.
     schedule : AbstractSchedule, callable or None, default=None
         How the budget falls, or what makes that of the number of optimizer steps, such as
-        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half.
+        ``functools.partial(schedules.ramp, 0.0, 0.7)``. None means a ramp over the first half;
+        with the option `average`, the support is then frozen in the last quarter.
     total_steps : int or None, default=None
         Optimizer steps of the training. None means what the `Trainer` counts.
     constraint : AbstractSparseSet or None, default=None
@@ -68,7 +69,8 @@ class TrainerSparsity(TrainerCallback):
     skips does not count. The optimizer state that the `Trainer` saves holds the whole state of
     the budget, so that ``train(resume_from_checkpoint=...)`` goes on bit for bit on the CPU. A
     resumed training keeps the ramp of the checkpoint. Supports that were saved without this
-    callback are read without it.
+    callback are read without it. This is for one device and for DDP: with FSDP and DeepSpeed the
+    Trainer stores optimizers in other ways, which do not hold the budget.
 
     A model is not compared with one that had a larger budget: until the final budget is in force,
     the `Trainer` forgets the best model at every step. ``load_best_model_at_end`` then loads one
