@@ -26,7 +26,7 @@ from ellzero.errors import DataError, EllzeroError, InvalidParameterError
 
 NUMBERS = "a,b,y\n1,4,2.5\n2,5,3.5\n3,7,1.5\n"
 BUNDLED_HINT = (
-    "Bundled data sets: iris, digits, breast_cancer, wine; files: .csv, .tsv, .parquet, .pq."
+    "Data sets: iris, digits, breast_cancer, wine, mnist; files: .csv, .tsv, .parquet, .pq, .npz."
 )
 
 
@@ -92,7 +92,7 @@ def test_bundled_name_wins_over_a_file(tmp_path, monkeypatch):
     assert load_table("iris").n_samples == 150
     refuse(
         "./iris",
-        "'iris' has no extension; known extensions are .csv, .tsv, .parquet, .pq.",
+        "'iris' has no extension; known extensions are .csv, .tsv, .parquet, .pq, .npz.",
         "Save the data as CSV or Parquet.",
     )
 
@@ -461,7 +461,7 @@ def test_missing_file_names_the_nearest(tmp_path, write):
 
 
 def test_unknown_extension(write):
-    known = "known extensions are .csv, .tsv, .parquet, .pq."
+    known = "known extensions are .csv, .tsv, .parquet, .pq, .npz."
     hint = "Save the data as CSV or Parquet."
     refuse(write(NUMBERS, "data.xlsx"), f"'data.xlsx' has the extension '.xlsx'; {known}", hint)
     refuse(write(NUMBERS, "data"), f"'data' has no extension; {known}", hint)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer  # noqa: TID253
 
@@ -19,7 +19,7 @@ from ellzero._version import __version__
 from ellzero.errors import EllzeroError, InvalidParameterError
 
 if TYPE_CHECKING:
-    from ellzero.training import Progress
+    from ellzero.training import Moment, Progress, Watch
 
 EXIT_BUG = 1
 EXIT_INPUT = 2
@@ -55,8 +55,8 @@ def root(
         typer.echo(context.get_help())
 
 
-def parse_budgets(text: str | None) -> tuple[int, ...] | None:
-    """Return the budgets of ``5``, ``1:15`` (both ends) or ``1,2,8``.
+def parse_budgets(text: str | None) -> tuple[int | float, ...] | None:
+    """Return the budgets of ``5``, ``1:15`` (both ends) or ``1,2,8``, and densities of ``1%``.
 
     Raises
     ------
@@ -65,9 +65,20 @@ def parse_budgets(text: str | None) -> tuple[int, ...] | None:
     """
     if text is None:
         return None
-    hint = "Write one number (5), a range with both ends (1:15) or a list (1,2,8)."
-    budgets: list[int] = []
+    hint = (
+        "Write one number (5), a range with both ends (1:15), a list (1,2,8), or a density (0.01 "
+        "or 1%)."
+    )
+    budgets: list[int | float] = []
     for part in text.split(","):
+        density = _parse_density(part)
+        if density is not None:
+            if not 0.0 < density <= 1.0:
+                raise InvalidParameterError(
+                    f"`--n-nonzero` must be a density above 0 and up to 1, got {part!r}.", hint
+                )
+            budgets.append(density)
+            continue
         ends = part.split(":")
         try:
             numbers = [int(end) for end in ends]
@@ -75,7 +86,7 @@ def parse_budgets(text: str | None) -> tuple[int, ...] | None:
             numbers = []
         if len(numbers) not in (1, 2) or len(numbers) != len(ends):
             raise InvalidParameterError(
-                f"`--n-nonzero` must be whole numbers, got {text!r}.", hint
+                f"`--n-nonzero` must be whole numbers or densities, got {text!r}.", hint
             )
         if min(numbers) < 1:
             raise InvalidParameterError(
@@ -87,6 +98,19 @@ def parse_budgets(text: str | None) -> tuple[int, ...] | None:
             )
         budgets += range(numbers[0], numbers[-1] + 1)
     return tuple(dict.fromkeys(budgets))
+
+
+def _parse_density(text: str) -> float | None:
+    """Return the density of ``0.01`` or ``1%``; None for other text."""
+    text = text.strip()
+    percent = text.endswith("%")
+    if not percent and "." not in text and "e" not in text.lower():
+        return None
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        return None
+    return number / 100 if percent else number
 
 
 def parse_hidden(text: str) -> tuple[int, ...]:
@@ -116,35 +140,48 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+class Shown(NamedTuple):
+    """Where a run tells how far it is; None where nothing is shown."""
+
+    tell: Progress | None = None
+    watch: Watch | None = None
+
+
 @contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Progress | None]:
-    """Show a bar on stderr for work of more than a second; nothing when it is not a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
+def _progress(quiet: bool, *, epochs: bool = False) -> Iterator[Shown]:
+    """Show on stderr how far a run is; nothing when `quiet`.
+
+    On a terminal this is a bar, or with `epochs` a table with a row for each epoch. Elsewhere, and
+    where color is not wanted, it is a line for each epoch.
+    """
+    if quiet:
+        yield Shown()
+        return
+    terminal = sys.stderr.isatty()
+    if epochs and (not terminal or os.environ.get("NO_COLOR")):
+        from ellzero.report.progress import epoch_line
+
+        def watch(moment: Moment) -> None:
+            line = epoch_line(moment)
+            if line is not None:
+                _say(line)
+
+        yield Shown(watch=watch)
+        return
+    if not terminal:
+        yield Shown()
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    from ellzero.report.progress import EpochTable, progress_bar
+
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("start", total=None)
-
-        def tell(what: str, done: int, total: int | None) -> None:
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield tell
+    if epochs:
+        with EpochTable(console) as table:
+            yield Shown(table.tell, table.watch)
+        return
+    with progress_bar(console) as tell:
+        yield Shown(tell)
 
 
 class Interrupts:
@@ -177,7 +214,7 @@ def _interruptible(folder: str | None = None) -> Iterator[Interrupts]:
         yield interrupts
     except KeyboardInterrupt:
         if folder and Path(f"{folder}.partial", "checkpoint").is_dir():
-            _say("Interrupted: the budgets that were done are kept.")
+            _say("Interrupted: what was done is kept.")
             _say(f"hint: Go on with `ellzero train --resume {shlex.quote(folder)}`.")
         else:
             _say("Interrupted before there was a result; no result was written.")
@@ -232,6 +269,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
+DataDir = Annotated[
+    str | None,
+    typer.Option(help="Where mnist.npz is or will be kept; default ELLZERO_DATA or a cache."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier result.")]
 
@@ -241,7 +282,10 @@ def train(
     context: typer.Context,
     data: Annotated[
         str,
-        typer.Argument(help="iris, digits, breast_cancer, wine, or a CSV, TSV or Parquet file."),
+        typer.Argument(
+            help="iris, digits, breast_cancer, wine, mnist; a CSV, TSV, Parquet or .npz file; or "
+            "FILE.py:FUNCTION."
+        ),
     ] = "iris",
     target: Annotated[str | None, typer.Option(help="Column to predict, for files.")] = None,
     task: Annotated[
@@ -253,14 +297,55 @@ def train(
     activation: Annotated[
         str, typer.Option(help="gelu, tanh, softplus, sigmoid or relu, between hidden layers.")
     ] = "gelu",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="FILE.py:FUNCTION, which takes (n_inputs, n_outputs) or nothing and returns a "
+            "torch.nn.Module."
+        ),
+    ] = None,
     n_nonzero: Annotated[
-        str | None, typer.Option(help="Budget: 5, a path 1:15, or a list 1,2,8.")
+        str | None,
+        typer.Option(help="Budget: 5, a path 1:15, a list 1,2,8, or a density 0.01 or 1%."),
     ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(help="Find the smallest budget with a loss this close to the dense one."),
     ] = None,
-    ridge: Annotated[float, typer.Option(help="The lambda of (lambda/2)||theta||^2.")] = 0.01,
+    ridge: Annotated[
+        float | None,
+        typer.Option(help="The lambda of (lambda/2)||theta||^2; default 0.01, large networks 0."),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Networks: lazy, straight_through, iht or acdc; default lazy."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Networks: passes over the data; default 60, large 8.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Networks: samples in a batch; default 64, large 128.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Networks: learning rate of Adam; default 0.004.")
+    ] = None,
+    ramp_end: Annotated[
+        float | None,
+        typer.Option(
+            help="Networks: share of the training in which the budget falls; default 0.5."
+        ),
+    ] = None,
+    freeze: Annotated[
+        float | None,
+        typer.Option(help="Networks: share of the training after which the support stays."),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(help="Networks: global, uniform or erk; how layers share the budget."),
+    ] = None,
+    dense: Annotated[
+        bool, typer.Option("--dense/--no-dense", help="Large networks: train a dense one as well.")
+    ] = True,
     starts: Annotated[
         int | None,
         typer.Option(help="Random starts for each budget; default 100, fewer for large models."),
@@ -271,6 +356,7 @@ def train(
         float | None, typer.Option(help="Seconds for each budget; default 6 to 20 by model.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    data_dir: DataDir = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the result; default ellzero-out/NAME.")
     ] = None,
@@ -285,7 +371,7 @@ def train(
 
     from ellzero.report import print_summary, to_html
     from ellzero.storage import OutputFolder, check_output
-    from ellzero.training import TrainSettings, build_experiment, summarize
+    from ellzero.training import LargeExperiment, TrainSettings, build_experiment, summarize
     from ellzero.training import train as run_training
 
     budgets = parse_budgets(n_nonzero)
@@ -294,39 +380,62 @@ def train(
             "`--epsilon` and `--n-nonzero` cannot both be given.",
             "`--epsilon` searches for the budget that `--n-nonzero` fixes.",
         )
-    settings = TrainSettings(
-        data=data,
-        target=target,
-        task=task,
-        hidden=parse_hidden(hidden),
-        activation=activation,
-        n_nonzero=budgets,
-        epsilon=0.05 if epsilon is None else epsilon,
-        search=epsilon is not None,
-        ridge=ridge,
-        starts=starts,
-        seed=seed,
-        test_size=test_size,
-        device=device,
-        time_limit=time_limit,
-    )
-    if resume is not None:
-        settings = _resumed(settings, context, resume, out)
+    source = context.get_parameter_source("data")
+    if model is not None and (source is None or source.name != "COMMANDLINE"):
+        data = f"{model.rpartition(':')[0]}:data"
+    options: dict[str, Any] = {
+        "data": data,
+        "target": target,
+        "task": task,
+        "hidden": parse_hidden(hidden),
+        "activation": activation,
+        "n_nonzero": budgets,
+        "epsilon": 0.05 if epsilon is None else epsilon,
+        "search": epsilon is not None,
+        "ridge": ridge,
+        "starts": starts,
+        "seed": seed,
+        "test_size": test_size,
+        "device": device,
+        "time_limit": time_limit,
+        "model": model,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "recipe": recipe,
+        "ramp_end": ramp_end,
+        "freeze": freeze,
+        "allocation": allocation,
+        "dense": dense,
+        "data_dir": data_dir,
+    }
+    if resume is None:
+        settings = TrainSettings(**options)
+    else:
+        settings = _resumed(options, context, resume, out)
     folder = resume or out or str(Path("ellzero-out") / Path(settings.data).stem)
     # The output is looked at before any work, and the data before the output is touched.
     check_output(folder, force=force or resume is not None)
-    table = build_experiment(settings).table
+    experiment = build_experiment(settings)
+    large = isinstance(experiment, LargeExperiment)
     with (
         _interruptible(folder) as interrupts,
         OutputFolder(folder, force=force, resume=resume is not None) as output,
     ):
-        checkpoint = output.checkpoint({**settings.to_dict(), "fingerprint": table.fingerprint})
-        with _warnings_kept() as warned, _progress(as_json) as tell:
+        checkpoint = output.checkpoint(
+            {**settings.to_dict(), **_inputs(settings, experiment.fingerprint)}
+        )
+        with _warnings_kept() as warned, _progress(as_json, epochs=large) as shown:
             run = run_training(
-                settings, table=table, checkpoint=checkpoint, progress=tell, stop=interrupts.asked
+                settings,
+                experiment=experiment,
+                checkpoint=checkpoint,
+                progress=shown.tell,
+                watch=shown.watch,
+                stop=interrupts.asked,
             )
-        summary = summarize(run, command=_command_line())
-        _write_models(output, run)
+        sizes = _write_models(output, run)
+        summary = summarize(run, command=_command_line(), sizes=sizes)
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(_finite(summary), indent=2, allow_nan=False))
         if run.interrupted:
@@ -354,13 +463,13 @@ def train(
         raise typer.Exit(EXIT_CLAIM)
 
 
-def _resumed(settings: Any, context: typer.Context, folder: str, out: str | None) -> Any:
-    """Return the settings of a run cut short; those that were given again have to be the same."""
+def _resumed(options: dict[str, Any], context: typer.Context, folder: str, out: str | None) -> Any:
+    """Return the settings of a run cut short; options that are given again have to be the same."""
     from dataclasses import replace
     from pathlib import Path
 
     from ellzero.storage import from_json
-    from ellzero.training import TrainSettings
+    from ellzero.training import TrainSettings, file_digest
 
     if out is not None and Path(out).resolve() != Path(folder).resolve():
         raise InvalidParameterError(
@@ -370,15 +479,20 @@ def _resumed(settings: Any, context: typer.Context, folder: str, out: str | None
     path = find_settings(Path(folder))
     try:
         stored = from_json(path.read_text(encoding="utf-8"))
-        fields = {k: v for k, v in stored.items() if k != "fingerprint"}
+        fields = {k: v for k, v in stored.items() if k not in ("fingerprint", "model_sha256")}
         before = TrainSettings.from_dict(fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InvalidParameterError(
             f"The settings of the run in '{folder}' cannot be read.", "Start anew with `--force`."
         ) from error
+    if before.model is not None and stored.get("model_sha256") != file_digest(before.model):
+        raise InvalidParameterError(
+            f"The file of '{before.model}' has changed since the run in '{folder}' began.",
+            "Give it back as it was, or start anew in another folder.",
+        )
     names = {"n_nonzero", "epsilon", *fields}
     given = {
-        name: getattr(settings, name)
+        name: options[name]
         for name in names & set(context.params)
         if (source := context.get_parameter_source(name)) is not None
         and source.name == "COMMANDLINE"
@@ -412,19 +526,33 @@ def find_settings(folder: Any) -> Any:
     )
 
 
-def _write_models(output: Any, run: Any) -> None:
-    """Write the chosen model, and one file for each budget."""
-    from ellzero.models import save_model
-    from ellzero.training import saved_model
+def _inputs(settings: Any, fingerprint: str) -> dict[str, str]:
+    """Return what identifies the data and the network: a run goes on with the same only."""
+    from ellzero.training import file_digest
 
+    if settings.model is None:
+        return {"fingerprint": fingerprint}
+    return {"fingerprint": fingerprint, "model_sha256": file_digest(settings.model)}
+
+
+def _write_models(output: Any, run: Any) -> dict[str, int]:
+    """Write the chosen model, and one file for each budget; return sizes of the chosen one."""
+    from ellzero.models import save_model
+    from ellzero.training import LargeExperiment, save_large, saved_model
+
+    sizes: dict[str, int] = {}
     for outcome in run.outcomes:
-        model = saved_model(run.experiment, outcome)
         places = [output.folder / "path" / f"{outcome.budget}.safetensors"]
         if outcome.budget == run.selected:
             places.append(output.folder / "model.safetensors")
         for place in places:
             place.parent.mkdir(exist_ok=True)
-            save_model(place, model)
+            if isinstance(run.experiment, LargeExperiment):
+                found = save_large(place, run.experiment, outcome)
+                sizes = found if outcome.budget == run.selected else sizes
+            else:
+                save_model(place, saved_model(run.experiment, outcome))
+    return sizes
 
 
 @app.command()
@@ -432,6 +560,7 @@ def certify(
     model: Annotated[str, typer.Argument(help="Model file that `ellzero train` wrote.")],
     data: Annotated[str, typer.Argument(help="The data it was trained on: a name or a file.")],
     target: Annotated[str | None, typer.Option(help="Column to predict, for files.")] = None,
+    data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Recompute every claim of a saved model; exit with 4 when one fails."""
@@ -439,7 +568,7 @@ def certify(
     from ellzero.training import recertify
 
     with _interruptible():
-        found = recertify(model, data, target=target)
+        found = recertify(model, data, target=target, data_dir=data_dir)
     rows = [
         {"claim": name, "file": said, "recomputed": now, "verdict": "holds" if ok else "fails"}
         for name, said, now, ok in found.rows
@@ -492,8 +621,8 @@ def reproduce(
     experiment = find_experiment(name)
     if out is not None:
         check_output(out, force=force)
-    with _interruptible(), _progress(as_json) as tell:
-        summary = experiment.run(quick=quick, seed=seed, progress=tell)
+    with _interruptible(), _progress(as_json) as shown:
+        summary = experiment.run(quick=quick, seed=seed, progress=shown.tell)
     summary["command"] = _command_line()
     if out is not None:
         with OutputFolder(out, force=force) as output:

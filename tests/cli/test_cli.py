@@ -56,14 +56,25 @@ def refuse(run, message, hint, *words):
     assert sorted(Path().rglob("*")) == before
 
 
-BUDGET = "Write one number (5), a range with both ends (1:15) or a list (1,2,8)."
+BUDGET = (
+    "Write one number (5), a range with both ends (1:15), a list (1,2,8), or a density (0.01 or "
+    "1%)."
+)
 USAGE = "`ellzero train --help` lists what there is."
 WRONG_OPTIONS = [
     (["--n-nonzero", "0"], "`--n-nonzero` must be at least 1, got 0.", BUDGET),
     (["--n-nonzero", "-3"], "`--n-nonzero` must be at least 1, got -3.", BUDGET),
-    (["--n-nonzero", "2.5"], "`--n-nonzero` must be whole numbers, got '2.5'.", BUDGET),
+    (
+        ["--n-nonzero", "2.5"],
+        "`--n-nonzero` must be a density above 0 and up to 1, got '2.5'.",
+        BUDGET,
+    ),
     (["--n-nonzero", "5:2"], "`--n-nonzero` must be a rising range, got '5:2'.", BUDGET),
-    (["--n-nonzero", "1:2:3"], "`--n-nonzero` must be whole numbers, got '1:2:3'.", BUDGET),
+    (
+        ["--n-nonzero", "1:2:3"],
+        "`--n-nonzero` must be whole numbers or densities, got '1:2:3'.",
+        BUDGET,
+    ),
     (
         ["--n-nonzero", "16"],
         "`n_nonzero` must be an integer between 1 and 15, the number of parameters, got 16.",
@@ -363,13 +374,15 @@ def test_an_interrupted_run_keeps_the_best_and_goes_on(run, monkeypatch):
 
     pressed = []
 
-    def press(settings, *, progress=None, stop=None, checkpoint=None, table=None):
+    def press(settings, *, progress=None, watch=None, stop=None, checkpoint=None, experiment=None):
         def tell(what, done, total):
             if done == 2 and not pressed:
                 pressed.append(done)
                 os.kill(os.getpid(), signal.SIGINT)
 
-        return train(settings, table=table, checkpoint=checkpoint, progress=tell, stop=stop)
+        return train(
+            settings, experiment=experiment, checkpoint=checkpoint, progress=tell, stop=stop
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", press)

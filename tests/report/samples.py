@@ -411,3 +411,84 @@ def wide() -> dict[str, Any]:
             ]
         },
     }
+
+
+def network() -> dict[str, Any]:
+    """Return a summary like that of a network at 1 % of its weights."""
+    steps = list(range(18, 3753, 18))
+    counts = [2662 + round((266_200 - 2662) * max(0.0, 1 - t / 1876) ** 3) for t in steps]
+
+    def run(name: str, floor: float, n_nonzero: list[int]) -> dict[str, Any]:
+        loss = [floor + 2.2 * math.exp(-t / 90) + 0.02 * math.sin(t) ** 2 for t in steps]
+        return {
+            "name": name,
+            "steps": steps,
+            "loss": loss,
+            "lr": [0.002 * (1 + math.cos(math.pi * t / 3752)) for t in steps],
+            "n_nonzero": n_nonzero,
+            "epochs": [
+                {
+                    "epoch": k + 1,
+                    "step": 469 * (k + 1),
+                    "loss": floor + 0.3 / (k + 1),
+                    "accuracy_test": 0.98 - 0.02 / (k + 1),
+                    "seconds": 6.1 * (k + 1),
+                }
+                for k in range(8)
+            ],
+        }
+
+    def layer(name: str, rows: int, columns: int, block: int) -> dict[str, Any]:
+        high, wide = -(-rows // block), -(-columns // block)
+        cells = [
+            [(i * 7 + j * j) % 11 // 8 * (1 + i % 3) for j in range(wide)] for i in range(high)
+        ]
+        total = sum(map(sum, cells))
+        return {
+            "name": name,
+            "shape": [rows, columns],
+            "n_entries": rows * columns,
+            "n_nonzero": total,
+            "density": total / (rows * columns),
+            "n_outputs": rows,
+            "dead_outputs": rows // 3,
+            "n_inputs": columns,
+            "dead_inputs": columns // 2,
+            "picture": {
+                "block": [block, block],
+                "most": block * block,
+                "shape": [rows, columns],
+                "counts": cells,
+            },
+        }
+
+    layers = [layer("0.weight", 300, 784, 7), layer("2.weight", 100, 300, 3)]
+    layers.append(layer("4.weight", 10, 100, 1))
+    layers[0]["inputs_picture"] = {
+        "block": [1, 1],
+        "most": 300,
+        "shape": [28, 28],
+        "counts": [[max(0, 12 - abs(i - 14) - abs(j - 14)) for j in range(28)] for i in range(28)],
+    }
+    return {
+        "title": "Sparse network on mnist",
+        "counted": "weights",
+        "dense": {"value": 0.0021, "accuracy_test": 0.9835, "n_parameters": 266_200},
+        "path": [
+            {
+                "n_nonzero": 2662,
+                "value": 0.0612,
+                "epsilon": 0.0591,
+                "accuracy_train": 0.984,
+                "accuracy_test": 0.979,
+                "claim": "feasible",
+                "selected": True,
+            }
+        ],
+        "training": {
+            "n_entries": 266_200,
+            "runs": [run("sparse", 0.06, counts), run("dense", 0.002, [266_200] * len(steps))],
+        },
+        "layers": layers,
+        "file": {"bytes": 15_000, "dense_bytes": 1_066_440},
+    }

@@ -78,7 +78,7 @@ def _requests(driver):
     ]
 
 
-@pytest.fixture(params=["iris", "hostile", "unknown", "wide"])
+@pytest.fixture(params=["iris", "hostile", "unknown", "wide", "network"])
 def page(request, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(to_html(getattr(samples, request.param)()), encoding="utf-8")

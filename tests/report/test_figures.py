@@ -62,6 +62,19 @@ CASES = {
     "huge heat map": lambda: figures.heat_map(
         title="t", values=[[float((i * j) % 3 - 1) for j in range(200)] for i in range(300)]
     ),
+    "density map": lambda: figures.density_map(
+        title="t",
+        counts=[[(i * j) % 5 for j in range(112)] for i in range(43)],
+        most=49,
+        block=(7, 7),
+        shape=(300, 784),
+    ),
+    "tall density map": lambda: figures.density_map(
+        title="t", counts=[[i % 2] for i in range(50)], most=4, block=(2, 2), shape=(99, 1)
+    ),
+    "empty density map": lambda: figures.density_map(
+        title="t", counts=[[0, 0]], most=1, block=(1, 1), shape=(1, 2)
+    ),
     "raster": lambda: figures.raster(
         title="t", iterations=[0, 5, 9], masks=[[1, 0], [1, 0], [0, 1]], labels=["a", "b"]
     ),
@@ -259,3 +272,26 @@ def test_long_labels_keep_their_ends():
     assert short.startswith("mean")
     assert short.endswith("17")
     assert svg.text_width(short, 12) <= 150
+
+
+def test_density_maps_are_darker_where_there_is_more():
+    counts = [[0, 1, 2, 3], [4, 5, 6, 8]]
+    figure = figures.density_map(
+        title="t", counts=counts, most=9, block=(3, 3), shape=(6, 11), unit="weight"
+    )
+    assert figure.description == ("6 rows, 11 columns, 29 nonzeros; the fullest cell has 8 of 9")
+    assert figure.note == "Each cell is a block of 3 x 3 entries."
+    # Four shades of two counts each; zeros are not drawn.
+    root = ET.fromstring(figure.wide)
+    cells = {e.get("class"): e.get("d") for e in root.iter("path")}
+    assert cells == {
+        "cell shade o0": "M1 0h2v1h-2z",
+        "cell shade o1": "M3 0h1v1h-1zM0 1h1v1h-1z",
+        "cell shade o2": "M1 1h2v1h-2z",
+        "cell shade o3": "M3 1h1v1h-1z",
+    }
+    legend = [e.text for e in root.iter("text") if e.get("class") == "legend"]
+    assert legend == ["1 to 2 weights", "3 to 4", "5 to 6", "7 to 8"]
+    # The table has the density of each cell; the last column of blocks is two entries wide.
+    assert figure.table.columns[-1].label == "9 to 10"
+    assert figure.table.rows[0] == ("0 to 2", "0.0%", "11.1%", "22.2%", "50.0%")

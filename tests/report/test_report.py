@@ -12,6 +12,7 @@ from ellzero.core.result import Certificate, Check, Claim
 from ellzero.errors import InvalidParameterError
 from ellzero.report import print_summary, summary_line, to_html, to_json, to_markdown
 from ellzero.report.schema import CLAIMS
+from ellzero.report.words import number
 from tests.report import samples
 
 SAMPLES = {
@@ -19,6 +20,7 @@ SAMPLES = {
     "hostile": samples.hostile,
     "unknown": samples.unknown,
     "wide": samples.wide,
+    "network": samples.network,
     "empty": dict,
 }
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -286,3 +288,53 @@ def test_no_color_is_obeyed(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     plain = _printed(samples.iris(), 80, force_terminal=True, color_system="standard")
     assert not re.search(r"\x1b\[(?:\d+;)*3[0-7]m", plain)
+
+
+def test_every_section_of_a_network_is_present():
+    page = Page(to_html(samples.network()))
+    ids = [a.get("id") for a in page.all("section")]
+    assert ids == ["path", "layers", "file", "training"]
+    text = " ".join(page.text)
+    assert "2662 of 266,200 weights, train loss 0.06120" in text
+    # One budget makes no curve over budgets.
+    assert "Loss by number of nonzero parameters" not in text
+
+
+@pytest.mark.parametrize("key", samples.network())
+def test_every_key_of_a_network_may_be_missing_or_alone(key):
+    full = samples.network()
+    for given in (full[key], None, type(full[key])()):
+        Page(to_html({key: given}))
+    Page(to_html({**full, key: None}))
+
+
+@pytest.mark.parametrize("part", ["name", "steps", "loss", "lr", "n_nonzero", "epochs"])
+def test_curves_of_a_network_may_be_missing(part):
+    full = samples.network()
+    for run in full["training"]["runs"]:
+        del run[part]
+    page = to_html(full)
+    Page(page)
+    assert ("Learning rate by step" in page) == (part not in ("steps", "loss", "lr"))
+    Page(to_html({**full, "training": {"runs": full["training"]["runs"]}}))
+
+
+@pytest.mark.parametrize("part", samples.network()["layers"][0])
+def test_parts_of_a_layer_may_be_missing(part):
+    full = samples.network()
+    for row in full["layers"]:
+        row.pop(part, None)
+    Page(to_html(full))
+
+
+def test_the_numbers_of_a_network_are_behind_its_figures():
+    full = samples.network()
+    text = to_markdown(full)
+    first, last = full["training"]["runs"][0], -1
+    row = f"| {first['steps'][last]} | {number(first['loss'][last])} |"
+    assert row in text
+    assert "| 0.weight | 300 x 784 |" in text
+    assert "- Smaller by: 71.1 x" in text
+    assert "- Compressed: 15 kB" in text
+    assert "- Every entry stored: 1.07 MB" in text
+    assert "| 8 | 3752 | 0.09750 | 97.8% | 48.80 |" in text

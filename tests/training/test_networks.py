@@ -13,6 +13,7 @@ from ellzero.models import load_model, predict, save_model
 from ellzero.training import (
     TrainSettings,
     build_experiment,
+    experiment,
     networks,
     recertify,
     saved_model,
@@ -29,15 +30,13 @@ def count(params):
 
 @pytest.fixture(scope="module")
 def wine():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "NETWORK_EPOCHS", 20)
-        yield train(WINE)
+    return train(replace(WINE, epochs=20))
 
 
 @pytest.fixture
 def short(monkeypatch):
     """Train less: what is looked at does not need a good network."""
-    monkeypatch.setattr(networks, "NETWORK_EPOCHS", 3)
+    monkeypatch.setattr(experiment, "NETWORK_EPOCHS", 3)
     monkeypatch.setattr(networks, "NETWORK_ROUNDS", 1)
     monkeypatch.setattr(networks, "NETWORK_STEPS", 20)
     monkeypatch.setattr(networks, "NETWORK_PIECES", 1)
@@ -163,10 +162,10 @@ def test_by_default_some_densities_are_tried():
 
 @pytest.mark.slow
 def test_the_search_returns_a_good_budget(monkeypatch):
-    monkeypatch.setattr(networks, "NETWORK_EPOCHS", 10)
     monkeypatch.setattr(networks, "NETWORK_ROUNDS", 1)
     monkeypatch.setattr(networks, "NETWORK_PIECES", 1)
-    run = train(replace(WINE, data="iris", hidden=(3,), n_nonzero=None, search=True, epsilon=0.1))
+    settings = replace(WINE, data="iris", hidden=(3,), n_nonzero=None, search=True, epsilon=0.1)
+    run = train(replace(settings, epochs=10))
     by_budget = {o.budget: o.row["value"] - run.dense["value"] for o in run.outcomes}
     assert by_budget[run.selected] <= 0.1
     assert all(by_budget[b] > 0.1 for b in by_budget if b < run.selected)

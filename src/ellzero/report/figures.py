@@ -72,7 +72,7 @@ def _at(x: float) -> str:
     return number(int(x) if x == int(x) else x)
 
 
-def _thin(indices: int, limit: int) -> list[int]:
+def thin(indices: int, limit: int) -> list[int]:
     """Return at most `limit` evenly spread positions, first and last among them."""
     if indices <= limit:
         return list(range(indices))
@@ -104,7 +104,7 @@ def _series_table(
     title: str, series: Sequence[Mapping[str, Any]], x_label: str, show: Callable[[Any], str]
 ) -> Table:
     xs = sorted({x for s in series for x, _ in _pairs(s) if x is not None})
-    kept = [xs[i] for i in _thin(len(xs), MAX_TABLE_ROWS)]
+    kept = [xs[i] for i in thin(len(xs), MAX_TABLE_ROWS)]
     maps = [dict(_pairs(s)) for s in series]
     rows = tuple((_at(x), *(show(m.get(x)) for m in maps)) for x in kept)
     note = f"{len(kept)} of {len(xs)} rows, evenly spread." if len(kept) < len(xs) else ""
@@ -285,7 +285,7 @@ def line_chart(
         for i, s in enumerate(series):
             style, c = s.get("style", "line"), colors[i]
             pairs = _pairs(s)
-            pairs = [pairs[k] for k in _thin(len(pairs), MAX_POINTS)]
+            pairs = [pairs[k] for k in thin(len(pairs), MAX_POINTS)]
             for run in _runs(pairs, log_x, log_y):
                 path = [(sx(x), sy(y)) for x, y in run]
                 if style == "thin":
@@ -296,7 +296,7 @@ def line_chart(
                     body.append(svg.tag("path", d=svg.polyline(path), class_=f"line c{c} d{c}"))
                 shape = svg.MARKERS[c]
                 visible = len(pairs) <= 40 or style == "points" or len(path) == 1
-                for k in _thin(len(run), 40 if style == "line" else MAX_POINTS):
+                for k in thin(len(run), 40 if style == "line" else MAX_POINTS):
                     x, y = run[k]
                     words = f"{s.get('name', '')}: {show(y)} at {x_label} {_at(x)}"
                     hit = svg.tag("circle", cx=path[k][0], cy=path[k][1], r=9, class_="hit")
@@ -764,6 +764,182 @@ def _level(value: float | None, largest: float) -> str:
     return f"{'neg' if value < 0 else 'pos'}-{strength}"
 
 
+def density_map(
+    *,
+    title: str,
+    counts: Sequence[Sequence[int]],
+    most: int,
+    block: Sequence[int],
+    shape: Sequence[int],
+    unit: str = "entry",
+    description: str = "",
+    note: str = "",
+) -> Figure:
+    """Draw how many nonzeros the blocks of a matrix have: the more, the darker.
+
+    Parameters
+    ----------
+    title : str
+        Words over the picture.
+    counts : sequence of sequences of int
+        Nonzeros of every block.
+    most : int
+        Entries of a whole block.
+    block, shape : sequence of two int
+        Rows and columns of a block, and of the matrix.
+    unit : str, default="entry"
+        What is counted.
+    description, note : str, default=""
+        For those who cannot see the figure; and a sentence under it.
+
+    Returns
+    -------
+    Figure
+        The picture in two widths, and a table of coarse densities.
+
+    Examples
+    --------
+    >>> from ellzero.report import figures
+    >>> chart = figures.density_map(
+    ...     title="Weights", counts=[[0, 1], [1, 1]], most=1, block=(1, 1), shape=(2, 2)
+    ... )
+    >>> chart.description
+    '2 rows, 2 columns, 3 nonzeros; the fullest cell has 1 of 1'
+    """
+    n_rows, n_columns = shape
+    cells = [list(row) for row in counts]
+    total = sum(map(sum, cells))
+    largest = max((c for row in cells for c in row), default=0)
+    words = description or (
+        f"{n_rows} rows, {n_columns} columns, {number(total)} nonzeros; the fullest cell has "
+        f"{largest} of {most}"
+    )
+    notes = [note] if note else []
+    if block[0] * block[1] > 1:
+        notes.append(f"Each cell is a block of {block[0]} x {block[1]} entries.")
+    turned = len(cells) > 1.5 * len(cells[0])
+    drawn = [list(column) for column in zip(*cells, strict=True)] if turned else cells
+    if turned:
+        notes.append("Drawn transposed: rows run from left to right.")
+    # At most four shades, each for a range of counts.
+    shades = min(4, max(1, largest))
+    ends = [round(largest * (k + 1) / shades) for k in range(shades)]
+
+    def shade(count: int) -> int:
+        return next(k for k, end in enumerate(ends) if count <= end)
+
+    def draw(width: float) -> str:
+        size = 11.0 if width < 500 else 12.0
+        entries = []
+        low = 1
+        for k, end in enumerate(ends):
+            text = str(end) if low >= end else f"{low} to {end}"
+            swatch = _shade_swatch(_opacity(k, shades))
+            many = "entries" if unit == "entry" else f"{unit}s"
+            suffix = "" if k else f" {unit if end == 1 else many}"
+            entries.append(_Entry(swatch, text + suffix))
+            low = end + 1
+        legend, rise = _legend(entries if largest else [], width, size)
+        down, across = ("column", "row") if turned else ("row", "column")
+        n_down, n_across = (n_columns, n_rows) if turned else (n_rows, n_columns)
+        left = svg.text_width(str(n_down), size) + 14
+        top, bottom = rise + size + 12, size * 2 + 14
+        cell_w = min((width - left - 4) / len(drawn[0]), 16.0)
+        cell_h = min(cell_w, 520.0 / len(drawn))
+        right, base = left + cell_w * len(drawn[0]), top + cell_h * len(drawn)
+        paths: dict[int, list[str]] = {}
+        for i, row in enumerate(drawn):
+            j = 0
+            while j < len(row):
+                end_of_run = j + 1
+                if row[j]:
+                    kind = shade(row[j])
+                    while end_of_run < len(row) and row[end_of_run]:
+                        if shade(row[end_of_run]) != kind:
+                            break
+                        end_of_run += 1
+                    run = end_of_run - j
+                    paths.setdefault(kind, []).append(f"M{j} {i}h{run}v1h{-run}z")
+                j = end_of_run
+        frame = svg.tag(
+            "rect", x=left, y=top, width=right - left, height=base - top, class_="frame"
+        )
+        layers = [
+            svg.tag("path", d="".join(data), class_=f"cell shade o{_opacity(kind, shades)}")
+            for kind, data in sorted(paths.items())
+        ]
+        grid = f"translate({left:.1f} {top:.1f}) scale({cell_w:.4f} {cell_h:.4f})"
+        body = [legend, frame, svg.tag("g", "".join(layers), transform=grid) if layers else ""]
+        body.append(svg.label(0, rise + size, f"{down} 0 to {n_down - 1}", "axis"))
+        for k in sorted({0, n_down - 1}):
+            at = Scale(0, max(1, n_down - 1), top + 0.8 * size, base)(k)
+            body.append(svg.label(left - 6, at, str(k), "tick end"))
+        body.append(svg.label(left, base + size + 5, "0", "tick"))
+        if right - left > 120:
+            body.append(svg.label(right, base + size + 5, str(n_across - 1), "tick end"))
+        body.append(svg.label((left + right) / 2, base + size + 5, across, "axis mid"))
+        return svg.picture(width, base + bottom, title, words, "".join(body))
+
+    table = _density_table(title, cells, block, shape)
+    return Figure(clean(title), words, draw(WIDE), draw(NARROW), table, " ".join(notes))
+
+
+def _opacity(shade: int, shades: int) -> int:
+    """Return the class of a shade: the darkest is always the last."""
+    return 3 if shades == 1 else round(3 * shade / (shades - 1))
+
+
+def _shade_swatch(kind: int) -> Callable[[float, float], str]:
+    return lambda x, y: svg.tag(
+        "rect", x=x + 8, y=y - 5, width=12, height=10, class_=f"shade o{kind}"
+    )
+
+
+def _density_table(
+    title: str, cells: Sequence[Sequence[int]], block: Sequence[int], shape: Sequence[int]
+) -> Table:
+    """Return the density of at most ten times six parts of a matrix."""
+    bands = [
+        (min(10, len(cells)), len(cells), block[0], shape[0]),
+        (min(6, len(cells[0])), len(cells[0]), block[1], shape[1]),
+    ]
+    edges = [[round(k * n / parts) for k in range(parts + 1)] for parts, n, _, _ in bands]
+
+    def span(axis: int, k: int) -> tuple[int, int]:
+        side, n = bands[axis][2], bands[axis][3]
+        return edges[axis][k] * side, min(n, edges[axis][k + 1] * side)
+
+    def words(axis: int, k: int) -> str:
+        first, end = span(axis, k)
+        return str(first) if end == first + 1 else f"{first} to {end - 1}"
+
+    rows = []
+    for i in range(bands[0][0]):
+        row = [words(0, i)]
+        for j in range(bands[1][0]):
+            (top, base), (left, right) = span(0, i), span(1, j)
+            count = sum(
+                sum(r[edges[1][j] : edges[1][j + 1]]) for r in cells[edges[0][i] : edges[0][i + 1]]
+            )
+            row.append(percent(count / ((base - top) * (right - left))))
+        rows.append(tuple(row))
+    heads = (Column("rows", "text"), *(Column(words(1, j)) for j in range(bands[1][0])))
+    note = "Share of nonzeros; columns of the matrix from left to right."
+    return Table(clean(title), heads, tuple(rows), note, folded=True)
+
+
+def stacked(title: str, charts: Sequence[Figure], table: Table) -> Figure:
+    """Put charts with a common axis under one another, with one table behind them."""
+    return Figure(
+        clean(title),
+        " ".join(f"{c.description}." for c in charts),
+        "".join(c.wide for c in charts),
+        "".join(c.narrow for c in charts),
+        table,
+        " ".join(c.note for c in charts if c.note),
+    )
+
+
 def raster(
     *,
     title: str,
@@ -869,7 +1045,7 @@ def raster(
                 body.append(svg.titled(words, box))
         body.append(svg.tag("path", d=f"M{left:.1f} {base:.1f}H{right:.1f}", class_="base"))
         limit = max(2, int((right - left) / 60))
-        for k in _thin(n_columns, limit):
+        for k in thin(n_columns, limit):
             x = left + (k + 0.5) * step
             body.append(svg.tag("path", d=f"M{x:.1f} {base:.1f}v5", class_="base"))
             body.append(svg.label(x, base + size + 8, str(iterations[k]), "tick mid"))
@@ -1000,6 +1176,7 @@ KINDS: dict[str, Callable[..., Figure]] = {
     "bars": bars,
     "histogram": histogram,
     "heat_map": heat_map,
+    "density_map": density_map,
     "raster": raster,
     "dot_plot": dot_plot,
 }

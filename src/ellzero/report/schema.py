@@ -41,6 +41,7 @@ class DataSummary(TypedDict, total=False):
     n_train: int
     n_test: int
     fingerprint: str
+    sample_shape: list[int]
     messages: list[str]
 
 
@@ -160,6 +161,66 @@ class TraceSummary(TypedDict, total=False):
     note: str
 
 
+class EpochSummary(TypedDict, total=False):
+    """The end of one epoch; `loss` is the mean over its batches."""
+
+    epoch: int
+    step: int
+    loss: Number
+    accuracy_test: Number
+    seconds: Number
+
+
+class TrainingRunSummary(TypedDict, total=False):
+    """Curves of one training by minibatches, at `steps`: loss, learning rate, nonzeros."""
+
+    name: str
+    steps: list[int]
+    loss: list[Number]
+    lr: list[Number]
+    n_nonzero: list[int]
+    epochs: list[EpochSummary]
+
+
+class TrainingSummary(TypedDict, total=False):
+    """How a network was trained: the chosen run first; `n_entries` are counted by the budget."""
+
+    n_entries: int
+    runs: list[TrainingRunSummary]
+
+
+class PictureSummary(TypedDict):
+    """Nonzeros of blocks of a matrix of `shape`; `most` are the entries of a whole block."""
+
+    block: list[int]
+    most: int
+    shape: list[int]
+    counts: list[list[int]]
+
+
+class LayerSummary(TypedDict, total=False):
+    """One tensor of a network; an output is dead when none of its weights differs from zero."""
+
+    name: str
+    shape: list[int]
+    n_entries: int
+    n_nonzero: int
+    density: Number
+    n_outputs: int
+    dead_outputs: int
+    n_inputs: int
+    dead_inputs: int
+    picture: PictureSummary
+    inputs_picture: PictureSummary
+
+
+class FileSummary(TypedDict, total=False):
+    """Size of the compressed model file, and of all entries."""
+
+    bytes: int
+    dense_bytes: int
+
+
 class EscapeSummary(TypedDict, total=False):
     """Runs that start beside unstable points.
 
@@ -216,6 +277,10 @@ class Summary(TypedDict, total=False):
     weights: WeightsSummary
     support: list[SupportEntry]
     certificate: CertificateSummary
+    training: TrainingSummary
+    layers: list[LayerSummary]
+    file: FileSummary
+    counted: str
     trace: TraceSummary
     supports: SupportsSummary
     smoothness: list[SmoothnessRow]

@@ -56,7 +56,8 @@ def headline(summary: Summary) -> str:
     parts = []
     if row.get("n_nonzero") is not None:
         of = f" of {number(dense['n_parameters'])}" if dense.get("n_parameters") else ""
-        parts.append(f"{number(row['n_nonzero'])}{of} parameters")
+        what = clean(summary.get("counted") or "parameters")
+        parts.append(f"{number(row['n_nonzero'])}{of} {what}")
     if finite(row.get("value")) is not None:
         parts.append(f"train loss {number(row['value'])}")
     sentence = proven(certificate) if certificate else row.get("claim_sentence")
@@ -203,7 +204,7 @@ def _path(summary: Summary) -> list[Block]:
         return any(finite(v) is not None for v in column(key))
 
     blocks: list[Block] = []
-    if has("value"):
+    if has("value") and len(rows) > 1:
         series = [{"name": "best loss found", "x": budgets, "y": column("value")}]
         if has("median_value"):
             series.append({"name": "median of starts", "x": budgets, "y": column("median_value")})
@@ -232,7 +233,7 @@ def _path(summary: Summary) -> list[Block]:
             )
         )
     accuracies = [k for k in ("train", "test") if has(f"accuracy_{k}")]
-    if accuracies:
+    if accuracies and len(rows) > 1:
         blocks.append(
             figures.line_chart(
                 title="Accuracy by number of nonzero parameters",
@@ -253,6 +254,192 @@ def _path(summary: Summary) -> list[Block]:
     if len(runs.columns) > 1:
         blocks.append(runs)
     return blocks
+
+
+def _training(summary: Summary) -> list[Block]:
+    """Draw loss, density and rate over the steps of a training by minibatches."""
+    training = summary.get("training") or {}
+    runs = [r for r in training.get("runs") or [] if r.get("steps") and r.get("loss")]
+    if not runs:
+        return []
+    chosen, total = runs[0], finite(training.get("n_entries"))
+    steps = chosen["steps"]
+    values = [v for r in runs for v in r["loss"] if finite(v) is not None]
+    log = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
+    known = {k: chosen[k] for k in ("n_nonzero", "lr") if len(chosen.get(k) or []) == len(steps)}
+    share = [100.0 * c / total for c in known.get("n_nonzero", ())] if total else []
+    common: dict[str, Any] = {"x_label": "step", "integer_x": True}
+    charts = [
+        figures.line_chart(
+            title="Loss by step",
+            series=[{"name": r.get("name", ""), "x": r["steps"], "y": r["loss"]} for r in runs],
+            y_label="loss of the batches" + (" (log scale)" if log else ""),
+            log_y=log,
+            **common,
+        )
+    ]
+    if share:
+        charts.append(
+            figures.line_chart(
+                title="Density by step",
+                series=[{"name": "density", "x": steps, "y": share}],
+                y_label="nonzero, in percent (log scale)",
+                log_y=True,
+                **common,
+            )
+        )
+    title = "Loss and density by step" if share else "Loss by step"
+    blocks: list[Block] = [
+        figures.stacked(title, charts, _training_table(title, runs, known, total))
+    ]
+    if "lr" in known:
+        blocks.append(
+            figures.line_chart(
+                title="Learning rate by step",
+                series=[{"name": "learning rate", "x": steps, "y": known["lr"]}],
+                y_label="learning rate",
+                **common,
+            )
+        )
+    columns, cells = _columns(
+        chosen.get("epochs") or [],
+        [
+            ("epoch", "Epoch", number, "number"),
+            ("step", "Step", number, "number"),
+            ("loss", "Mean loss", number, "number"),
+            ("accuracy_test", "Test", percent, "number"),
+            ("seconds", "Seconds", number, "number"),
+        ],
+    )
+    if cells:
+        blocks.append(Table("Every epoch", columns, cells, folded=len(cells) > 12))
+    return blocks
+
+
+def _training_table(
+    title: str,
+    runs: Sequence[Mapping[str, Any]],
+    known: Mapping[str, Sequence[Any]],
+    total: float | None,
+) -> Table:
+    """Return the numbers of all curves at some steps."""
+    steps = runs[0]["steps"]
+    losses = [dict(zip(r["steps"], r["loss"], strict=False)) for r in runs]
+    kept = figures.thin(len(steps), figures.MAX_TABLE_ROWS)
+    columns = [Column("step"), *(Column(f"loss, {clean(r.get('name', ''))}") for r in runs)]
+    more: list[Callable[[int], str]] = []
+    if "n_nonzero" in known:
+        columns.append(Column("nonzeros"))
+        more.append(lambda i: number(known["n_nonzero"][i]))
+        if total:
+            columns.append(Column("density"))
+            more.append(lambda i: percent(known["n_nonzero"][i] / total))
+    if "lr" in known:
+        columns.append(Column("learning rate"))
+        more.append(lambda i: number(known["lr"][i], 3))
+    rows = tuple(
+        (
+            number(steps[i]),
+            *(number(m.get(steps[i])) for m in losses),
+            *(show(i) for show in more),
+        )
+        for i in kept
+    )
+    note = f"{len(kept)} of {len(steps)} rows, evenly spread." if len(kept) < len(steps) else ""
+    return Table(title, tuple(columns), rows, note, folded=True)
+
+
+def _layers(summary: Summary) -> list[Block]:
+    """Draw where the nonzeros of a network are."""
+    layers = [r for r in summary.get("layers") or [] if isinstance(r, Mapping)]
+    if not layers:
+        return []
+    names = [clean(r.get("name", "")) for r in layers]
+    shares = [finite(r.get("density")) for r in layers]
+    blocks: list[Block] = [
+        figures.bars(
+            title="Density by layer",
+            labels=names,
+            values=[None if s is None else 100.0 * s for s in shares],
+            value_label="nonzero, in percent",
+            label_label="tensor",
+        )
+    ]
+
+    blocks.append(layer_table(layers))
+    for name, r in zip(names, layers, strict=True):
+        inputs, picture = r.get("inputs_picture") or {}, r.get("picture") or {}
+        if inputs.get("counts"):
+            blocks.append(
+                figures.density_map(
+                    title=f"Inputs that {name} looks at",
+                    unit="weight",
+                    note="Each cell is one entry of a sample, such as a pixel.",
+                    **inputs,
+                )
+            )
+        if picture.get("counts"):
+            blocks.append(figures.density_map(title=f"Nonzeros of {name}", **picture))
+    return blocks
+
+
+def layer_table(layers: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of the tensors of a network: shape, nonzeros, what is dead."""
+
+    def of(row: Mapping[str, Any], part: str, whole: str) -> str:
+        known = row.get(part) is not None and row.get(whole) is not None
+        return f"{number(row[part])} of {number(row[whole])}" if known else DASH
+
+    rows = tuple(
+        (
+            clean(r.get("name", "")),
+            " x ".join(number(n) for n in r.get("shape") or []) or DASH,
+            number(r.get("n_nonzero")),
+            percent(r.get("density")),
+            of(r, "dead_outputs", "n_outputs"),
+            of(r, "dead_inputs", "n_inputs"),
+        )
+        for r in layers
+    )
+    columns = (
+        Column("Tensor", "text"),
+        Column("Shape"),
+        Column("Nonzeros"),
+        Column("Density"),
+        Column("Dead outputs"),
+        Column("Dead inputs"),
+    )
+    note = "A dead output has no nonzero weight: it is constant. A dead input is not looked at."
+    return Table("Every layer", columns, rows, note)
+
+
+def _file(summary: Summary) -> list[Block]:
+    """Say what the compressed model file takes."""
+    file = summary.get("file") or {}
+    if not finite(file.get("bytes")):
+        return []
+    packed, dense = finite(file["bytes"]) or 0.0, finite(file.get("dense_bytes"))
+    facts = [("Compressed", _size(packed))]
+    if dense:
+        facts += [("Every entry stored", _size(dense)), ("Smaller by", f"{dense / packed:.1f} x")]
+    return [
+        Facts(tuple(facts)),
+        Paragraph(
+            "ellzero.nn.export.load reads the file back into the network, bit for bit; "
+            "ellzero.nn.export.sparse runs its linear layers on packed weights where that is "
+            "faster."
+        ),
+    ]
+
+
+def _size(n_bytes: Any) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    value = float(n_bytes)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}" if unit != "bytes" else f"{int(value)} bytes"
+        value /= 1000
+    return f"{value:.3g} GB"
 
 
 def _matrix(tensors: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], int | None]:
@@ -625,6 +812,7 @@ def _data(summary: Summary) -> list[Block]:
         ("Name", anything(data.get("name"))),
         ("Samples", number(data.get("n_samples")) + (f" ({', '.join(split)})" if split else "")),
         ("Features", number(data.get("n_features")) + (f": {listed}{more}" if listed else "")),
+        ("Shape of a sample", " x ".join(str(n) for n in data.get("sample_shape") or []) or DASH),
         ("Target", anything(data.get("target"))),
         ("Classes", _classes(data)),
         ("Fingerprint", anything(data.get("fingerprint"))),
@@ -666,7 +854,8 @@ def _key_figures(summary: Summary) -> tuple[tuple[str, str, str], ...]:
     out = []
     if row.get("n_nonzero") is not None:
         total = dense.get("n_parameters")
-        below = f"of {number(total)} parameters" if total else "parameters"
+        what = clean(summary.get("counted") or "parameters")
+        below = f"of {number(total)} {what}" if total else what
         out.append(("Nonzeros", number(row["n_nonzero"]), below))
     for key, name, show in (
         ("value", "Train loss", number),
@@ -687,10 +876,13 @@ SECTIONS: tuple[tuple[str, str, Callable[[Summary], list[Block]]], ...] = (
     ("data", "Data", _data),
     ("path", "Every budget", _path),
     ("weights", "The chosen model", _weights),
+    ("layers", "Layers", _layers),
     ("certificate", "Certificate", _certificate),
+    ("file", "Model file", _file),
     ("reference", "Reference", _reference),
     ("escape", "Escape from unstable points", _escape),
     ("more", "Further results", _more),
+    ("training", "Training", _training),
     ("trace", "Convergence", _trace),
     ("supports", "Supports", _supports),
     ("smoothness", "Smoothness", _smoothness),

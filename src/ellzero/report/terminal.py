@@ -9,11 +9,13 @@ from ellzero.report.schema import check
 from ellzero.report.sections import (
     data_table,
     headline,
+    layer_table,
     passed,
     path_table,
     proven,
     support_entries,
 )
+from ellzero.report.view import Table
 from ellzero.report.words import clean, counted, number, percent, whole
 
 if TYPE_CHECKING:
@@ -51,10 +53,10 @@ def summary_line(summary: Mapping[str, Any]) -> str:
 
 def _table(title: str = "") -> RichTable:
     from rich import box
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    return Table(
+    return Grid(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         show_edge=False,
@@ -113,6 +115,9 @@ def print_summary(summary: Mapping[str, Any], console: Console | None = None) ->
         console.print(table)
         if len(entries) > MAX_ENTRIES:
             console.print(f"and {len(entries) - MAX_ENTRIES} more", style="dim", highlight=False)
+    layers = [r for r in summary.get("layers") or [] if isinstance(r, Mapping)]
+    if layers:
+        _print_table(layer_table(layers), console)
     for given in [summary.get("reference"), *(summary.get("tables") or [])]:
         if given:
             _print_data(given, console)
@@ -146,7 +151,7 @@ def _print_path(
         table.add_row(*mark, *cells, style="bold" if i in view.highlighted else "")
     console.print(table)
     dense = summary.get("dense") or {}
-    if dense:
+    if dense.get("value") is not None:
         parts = [f"loss {number(dense.get('value'))}"]
         parts.extend(
             f"{key} {percent(dense[f'accuracy_{key}'])}"
@@ -164,9 +169,12 @@ def _print_path(
 
 def _print_data(given: Mapping[str, Any], console: Console) -> None:
     """Print a table of figures, such as those of a paper beside ours."""
+    _print_table(data_table(given), console)
+
+
+def _print_table(view: Table, console: Console) -> None:
     from rich.text import Text
 
-    view = data_table(given)
     console.print()
     table = _table(view.caption)
     for column in view.columns:

@@ -5,22 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ellzero.core.problem import AbstractObjective, Problem
-from ellzero.datasets import Split, Table, load_table, split
+from ellzero.datasets import (
+    Arrays,
+    Split,
+    Table,
+    load_arrays,
+    load_mnist,
+    load_table,
+    split,
+    to_table,
+)
+from ellzero.datasets.arrays import check_no_target
 from ellzero.errors import InvalidParameterError
+from ellzero.nn.budgets import to_count
 from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Softmax
 from ellzero.sets import L0Ball
 from ellzero.solving import PROOF_ENTRIES, PROOF_SECONDS
 from ellzero.tensors import named
+from ellzero.training.large import LargeExperiment, build_large, is_large
+from ellzero.training.minibatch import seeded
+from ellzero.training.modules import is_function, load_data
 from ellzero.training.settings import (
-    ACTIVATIONS,
     DEFAULT_STARTS,
     DEFAULT_STARTS_LARGE,
+    NETWORK_BATCH,
+    NETWORK_EPOCHS,
     NETWORK_SECONDS,
+    RIDGE,
     SEARCH_SECONDS,
     TrainSettings,
+    make_layers,
+    squeezed_mse,
+    with_network_defaults,
 )
 from ellzero.validation import check_integer
 
@@ -72,6 +91,21 @@ class Experiment:
     settings: TrainSettings
 
     @property
+    def data(self) -> Table:
+        """The data."""
+        return self.table
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the data."""
+        return self.table.fingerprint
+
+    @property
+    def task(self) -> str:
+        """What is predicted."""
+        return self.table.task
+
+    @property
     def n_parameters(self) -> int:
         """Number of parameters, biases included."""
         return named.size(self.objective.init_params())
@@ -83,22 +117,28 @@ class Experiment:
 
 def build_network(settings: TrainSettings, n_inputs: int, n_outputs: int) -> nn.Module:
     """Return a fully connected network in float64 with seeded weights."""
-    layers: list[nn.Module] = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        for size in settings.hidden:
-            layers += [nn.Linear(n_inputs, size), ACTIVATIONS[settings.activation]()]
-            n_inputs = size
-        layers.append(nn.Linear(n_inputs, n_outputs))
-    return nn.Sequential(*layers).double().eval()
+    with seeded(settings.seed, torch.device("cpu")):
+        return make_layers(settings, n_inputs, n_outputs).double().eval()
 
 
-def squeezed_mse(prediction: Tensor, y: Tensor) -> Tensor:
-    """Return half the mean squared error of an output of shape (n, 1)."""
-    return (prediction.squeeze(-1) - y).square().mean() / 2
+def read_data(settings: TrainSettings) -> Table | Arrays:
+    """Return the data that the settings name: a table, or arrays with a test part."""
+    source = settings.data
+    if is_function(source):
+        check_no_target(source, settings.target)
+        return load_data(source, settings.task)
+    if source == "mnist":
+        check_no_target(source, settings.target)
+        return load_mnist(settings.data_dir)
+    if source.lower().endswith(".npz"):
+        check_no_target(source, settings.target)
+        return load_arrays(source, task=settings.task)
+    return load_table(source, target=settings.target, task=settings.task)
 
 
-def build_experiment(settings: TrainSettings, table: Table | None = None) -> Experiment:
+def build_experiment(
+    settings: TrainSettings, table: Table | None = None
+) -> Experiment | LargeExperiment:
     """Load the data and build the training loss.
 
     Parameters
@@ -110,8 +150,9 @@ def build_experiment(settings: TrainSettings, table: Table | None = None) -> Exp
 
     Returns
     -------
-    Experiment
-        Everything that the training needs.
+    Experiment or LargeExperiment
+        Everything that the training needs; the second for networks of a user, and for those with
+        more than 20 million parameters times training samples.
 
     Raises
     ------
@@ -119,37 +160,50 @@ def build_experiment(settings: TrainSettings, table: Table | None = None) -> Exp
         If the data or a setting cannot be used.
     """
     device = check_device(settings.device)
-    if table is None:
-        table = load_table(settings.data, target=settings.target, task=settings.task)
+    data = read_data(settings) if table is None else table
+    if is_large(settings, data):
+        return build_large(settings, data, device)
+    return build_small(settings, data if isinstance(data, Table) else to_table(data), device)
+
+
+def build_small(settings: TrainSettings, table: Table, device: torch.device) -> Experiment:
+    """Return the training loss over all samples, in double precision."""
     parts = split(table, test_size=settings.test_size, seed=settings.seed)
     X, y = parts.X_train.to(device), parts.y_train.to(device)
     n_classes = len(table.class_names or ())
     objective: AbstractObjective
+    ridge = RIDGE if settings.ridge is None else settings.ridge
+    settings = replace(settings, ridge=ridge)
     if settings.hidden:
+        settings = with_network_defaults(settings, NETWORK_EPOCHS, NETWORK_BATCH, ridge)
         model = build_network(settings, X.shape[1], max(n_classes, 1))
         loss = nn.functional.cross_entropy if n_classes else squeezed_mse
-        objective = ModuleLoss(model.to(device), loss, X, y, ridge=settings.ridge)
+        objective = ModuleLoss(model.to(device), loss, X, y, ridge=ridge)
         kind = "module-mlp"
     elif table.task == "regression":
-        objective = LeastSquares(X, y, ridge=settings.ridge, fit_intercept=True)
+        objective = LeastSquares(X, y, ridge=ridge, fit_intercept=True)
         kind = "least-squares"
     elif n_classes == 2:
-        objective, kind = Logistic(X, y, ridge=settings.ridge, fit_intercept=True), "logistic"
+        objective, kind = Logistic(X, y, ridge=ridge, fit_intercept=True), "logistic"
     else:
-        objective = Softmax(X, y, ridge=settings.ridge, fit_intercept=True)
+        objective = Softmax(X, y, ridge=ridge, fit_intercept=True)
         kind = "linear-softmax"
     n = named.size(objective.init_params())
-    experiment = Experiment(table, parts, objective, kind, _with_defaults(settings, n))
-    for budget in settings.n_nonzero or ():
-        check_integer(
-            "n_nonzero",
-            budget,
-            1,
-            n,
-            meaning="the number of parameters",
-            hint=f"Pass `--n-nonzero {n}` to keep every parameter.",
-        )
-    return experiment
+    return Experiment(table, parts, objective, kind, _with_defaults(settings, n))
+
+
+def _budget(value: int | float, n_parameters: int) -> int:
+    """Return a number of entries from a number or a density."""
+    if isinstance(value, float):
+        return to_count("n_nonzero", value, n_parameters)
+    return check_integer(
+        "n_nonzero",
+        value,
+        1,
+        n_parameters,
+        meaning="the number of parameters",
+        hint=f"Pass `--n-nonzero {n_parameters}` to keep every parameter.",
+    )
 
 
 def _with_defaults(settings: TrainSettings, n_parameters: int) -> TrainSettings:
@@ -161,7 +215,10 @@ def _with_defaults(settings: TrainSettings, n_parameters: int) -> TrainSettings:
     if limit is None:
         small = PROOF_SECONDS if n_parameters <= PROOF_ENTRIES else SEARCH_SECONDS
         limit = NETWORK_SECONDS if settings.hidden else small
-    return replace(settings, starts=starts, time_limit=limit)
+    budgets = settings.n_nonzero
+    if budgets is not None:
+        budgets = tuple(dict.fromkeys(_budget(b, n_parameters) for b in budgets))
+    return replace(settings, starts=starts, time_limit=limit, n_nonzero=budgets)
 
 
 def swap_option(experiment: Experiment, budget: int) -> str:

@@ -1,29 +1,27 @@
-"""Networks: training with a falling budget, then a polish to stationarity."""
+"""Small networks: training with a falling budget, then a polish to stationarity."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from ellzero.core.problem import Problem
 from ellzero.core.result import Result, Status
-from ellzero.core.solver import Callback, iterate
-from ellzero.nn import HardThresholding, schedules
+from ellzero.core.solver import Callback, SolverState, iterate
 from ellzero.sets import L0Ball
 from ellzero.solvers import IHT, refit
 from ellzero.solving import solve
+from ellzero.storage import Checkpoint
 from ellzero.tensors import named
 from ellzero.tensors.named import Batch
-from ellzero.training.experiment import Experiment, build_network, squeezed_mse
-from ellzero.training.settings import Between
+from ellzero.training.experiment import Experiment, build_network
+from ellzero.training.minibatch import Samples, fit
+from ellzero.training.settings import Between, Watch, squeezed_mse
 from ellzero.typing import Masks, Params
 
-# Training of networks, before the polish; the rate is Adam's.
-NETWORK_EPOCHS = 60
-NETWORK_BATCH = 64
-NETWORK_LR = 4e-3
 # Polish of networks: rounds, and in each: steps of hard thresholding, pieces of a refit and the
 # L-BFGS iterations of one piece. A step of a large network takes long: it gets fewer.
 NETWORK_ROUNDS, NETWORK_ROUNDS_LARGE = 5, 8
@@ -38,13 +36,28 @@ NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
 
 
 def solve_network(
-    experiment: Experiment, problem: Problem, budget: int, between: Between, callback: Callback
-) -> Result:
-    """Train with a budget, polish, and certify."""
-    point = polish(problem, train_network(experiment, budget, between), between, callback)
+    experiment: Experiment,
+    budget: int,
+    between: Between,
+    *,
+    checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> tuple[Result, dict[str, Any]]:
+    """Train with a budget, polish, and certify; return the curves of the training as well."""
+    problem = experiment.problem(budget)
+
+    def callback(iteration: int, state: SolverState) -> bool:
+        return between(iteration)
+
+    point, curves = train_network(
+        experiment, budget, checkpoint=checkpoint, watch=watch, stop=stop
+    )
+    point = polish(problem, point, between, callback)
     # Of a large network the support may still move: then the last refit is what is certified.
     steps = 0 if named.size(point) > LARGE_NETWORK else NETWORK_STEPS
-    return solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
+    result = solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
+    return result, curves
 
 
 def _effort(problem: Problem) -> tuple[int, int, int, float]:
@@ -59,35 +72,42 @@ def _effort(problem: Problem) -> tuple[int, int, int, float]:
     return NETWORK_ROUNDS, NETWORK_STEPS, NETWORK_PIECES, NETWORK_REFIT_TOL
 
 
-def train_network(experiment: Experiment, budget: int, between: Between) -> Params:
-    """Train a network with a budget that falls to the one asked for; biases count too."""
+def train_network(
+    experiment: Experiment,
+    budget: int,
+    *,
+    checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> tuple[Params, dict[str, Any]]:
+    """Train a network with a budget that falls to the one asked for; biases count too.
+
+    Returns the point, inside the budget also after an interrupt, and the curves.
+    """
     settings, parts = experiment.settings, experiment.parts
     n_classes = len(experiment.table.class_names or ())
     loss_fn = nn.functional.cross_entropy if n_classes else squeezed_mse
-    X, y = (t.to(settings.device) for t in (parts.X_train, parts.y_train))
+    device = torch.device(settings.device)
+    X, y, X_test, y_test = (
+        t.to(device) for t in (parts.X_train, parts.y_train, parts.X_test, parts.y_test)
+    )
     model = build_network(settings, X.shape[1], max(n_classes, 1)).to(X)
-    base = torch.optim.Adam(model.parameters(), lr=NETWORK_LR)
-    n_batches = math.ceil(parts.n_train / NETWORK_BATCH)
-    total = NETWORK_EPOCHS * n_batches
-    names = [name for name, _ in model.named_parameters()]
-    schedule = schedules.ramp(start=0.0, end=0.5, total_steps=total)
-    optimizer = HardThresholding(base, model, budget, names=names, schedule=schedule, floor=0.0)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    generator = torch.Generator().manual_seed(settings.seed)
-    for epoch in range(NETWORK_EPOCHS):
-        order = torch.randperm(parts.n_train, generator=generator).to(X.device)
-        for rows in torch.split(order, NETWORK_BATCH):
-            loss = loss_fn(model(X[rows]), y[rows])
-            for parameter in model.parameters():
-                loss = loss + 0.5 * settings.ridge * parameter.square().sum()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            decay.step()
-        if between(epoch):
-            break
+    names = tuple(name for name, _ in model.named_parameters())
+    zero, one = X.new_zeros(()), X.new_ones(())
+    fitted = fit(
+        model,
+        Samples(X, y, X_test, y_test, zero, one, X.dtype),
+        loss_fn,
+        settings,
+        budget,
+        names=names,
+        floor=0.0,
+        checkpoint=checkpoint,
+        watch=watch,
+        stop=stop,
+    )
     trained = {name: p.detach().clone() for name, p in model.named_parameters()}
-    return L0Ball(budget).project(trained)
+    return L0Ball(budget).project(trained), fitted.curves.to_dict()
 
 
 def polish(problem: Problem, point: Params, between: Between, callback: Callback) -> Params:

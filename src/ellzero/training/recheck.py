@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import torch
+
 from ellzero.certificates import verify
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import load_table
 from ellzero.errors import IncompatibleError, ModelFileError
 from ellzero.models import SavedModel, load_model
+from ellzero.nn import prunable
 from ellzero.tensors import named
-from ellzero.training.experiment import build_experiment, swap_option
+from ellzero.training.claims import Claims, claims_path, is_exported, read_claims
+from ellzero.training.experiment import build_small, read_data, swap_option
+from ellzero.training.large import build_large, certify_large, close, restored, score
 from ellzero.training.settings import TrainSettings
 
 
@@ -21,7 +26,7 @@ class Recheck:
 
     Parameters
     ----------
-    model : SavedModel
+    model : SavedModel or Claims
         The model that was read.
     certificate : Certificate
         What is proven now.
@@ -29,7 +34,7 @@ class Recheck:
         Claim by claim: name, what the file says, what was found, whether it holds.
     """
 
-    model: SavedModel
+    model: SavedModel | Claims
     certificate: Certificate
     rows: tuple[tuple[str, str, str, bool], ...]
 
@@ -40,7 +45,12 @@ class Recheck:
 
 
 def recertify(
-    path: str, data: str, *, target: str | None = None, task: str | None = None
+    path: str,
+    data: str,
+    *,
+    target: str | None = None,
+    task: str | None = None,
+    data_dir: str | None = None,
 ) -> Recheck:
     """Recompute every claim of a saved model from the file and the data alone.
 
@@ -54,6 +64,8 @@ def recertify(
         Column to predict; None means the one that the model names.
     task : {"classification", "regression"} or None, default=None
         What the target is; None means what the model says.
+    data_dir : str or None, default=None
+        Where downloaded data are kept; see `ellzero.datasets.data_folder`.
 
     Returns
     -------
@@ -66,20 +78,31 @@ def recertify(
         If the model cannot be read, or was trained on other data.
     DataError
         If the data cannot be read.
+    InvalidParameterError
+        If the Python file that builds the network of a user cannot be run.
+
+    Notes
+    -----
+    Of a large network the training loss is compared to four digits, for its precision is that of
+    the network; the certificate is computed on the same sample of the training data as before.
     """
+    if is_exported(path):
+        return _recertify_large(path, data, target, data_dir)
     model = load_model(path)
     settings = TrainSettings.from_dict(dict(model.settings))
     bundled = settings.target is None
     wanted = target if target is not None or bundled else model.target_name
-    table = load_table(data, target=wanted, task=task or (None if bundled else model.task))
+    table = load_table(
+        data, target=wanted, task=task or (None if bundled else model.task), folder=data_dir
+    )
     if table.fingerprint != model.data.get("fingerprint"):
         raise ModelFileError(
             f"The model was trained on other data than '{data}': the fingerprints differ.",
             f"It was trained on {model.data.get('name')!r} "
             f"({model.data.get('n_samples')} samples); give that data.",
         )
-    experiment = build_experiment(replace(settings, device="cpu"), table)
-    budget = (settings.n_nonzero or (model.n_nonzero,))[0]
+    experiment = build_small(replace(settings, device="cpu"), table, torch.device("cpu"))
+    budget = (settings.budgets or (model.n_nonzero,))[0]
     problem = experiment.problem(budget)
     try:
         swaps = swap_option(experiment, budget)
@@ -91,6 +114,63 @@ def recertify(
             "Train the model again.",
         ) from error
     return Recheck(model, certificate, _compare(model, certificate, value, budget))
+
+
+def _recertify_large(path: str, data: str, target: str | None, data_dir: str | None) -> Recheck:
+    """Recompute the claims of a network that was trained by minibatches alone."""
+    saved = read_claims(path)
+    try:
+        settings = TrainSettings.from_dict(saved.settings)
+        budget = (settings.budgets or ())[0]
+        said = float(saved.claims["value"])
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ModelFileError(
+            f"'{claims_path(path)}' does not hold the claims of a model.",
+            "Copy the file again, or train the model again.",
+        ) from error
+    settings = replace(
+        settings, data=data, target=target or settings.target, data_dir=data_dir, device="cpu"
+    )
+    experiment = build_large(settings, read_data(settings), torch.device("cpu"))
+    if experiment.fingerprint != saved.data.get("fingerprint"):
+        raise ModelFileError(
+            f"The model was trained on other data than '{data}': the fingerprints differ.",
+            f"It was trained on {saved.data.get('name')!r} "
+            f"({saved.data.get('n_samples')} samples); give that data.",
+        )
+    try:
+        model = restored(experiment, saved.state)
+    except RuntimeError as error:
+        raise IncompatibleError(
+            f"The parameters of '{path}' do not fit the network that the settings describe.",
+            "Give back the Python file of `--model` as it was, or train the model again.",
+        ) from error
+    value = score(experiment, model)["value"]
+    assert value is not None
+    certificate = certify_large(experiment, model, budget, None)
+    counted = {n: p.detach() for n, p in prunable(model).items()}
+    n_nonzero = named.to_int(named.count_nonzero(counted))
+    claim, now = saved.claims.get("claim"), certificate.claim
+    level = None if claim is None else Claim[str(claim).upper()]
+    return Recheck(
+        saved,
+        certificate,
+        (
+            (
+                "nonzeros within the budget",
+                f"at most {budget}",
+                str(n_nonzero),
+                n_nonzero <= budget,
+            ),
+            ("value", f"{said:.6g}", f"{value:.6g}", close(value, said)),
+            (
+                "claim",
+                str(claim),
+                "none" if now is None else now.name.lower(),
+                level is None or certificate.supports(level),
+            ),
+        ),
+    )
 
 
 def _compare(

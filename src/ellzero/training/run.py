@@ -14,7 +14,6 @@ from ellzero.certificates import verify
 from ellzero.core.problem import AbstractSmoothObjective, Problem
 from ellzero.core.result import Result, Status
 from ellzero.core.solver import SolverState, iterate
-from ellzero.datasets import Table
 from ellzero.models import proof_tensors, read_proof
 from ellzero.sets import L0Ball
 from ellzero.solvers import IHT, LocalSearch, random_starts
@@ -22,8 +21,11 @@ from ellzero.solving import PROOF_ENTRIES, PathResult, solve, solve_dense, solve
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named
 from ellzero.training.experiment import Experiment, build_experiment, swap_option
+from ellzero.training.large import LargeExperiment, solve_large
+from ellzero.training.minibatch import UNDER_WAY
 from ellzero.training.networks import solve_network
-from ellzero.training.outcomes import Outcome, make_outcome, scores
+from ellzero.training.outcomes import Outcome
+from ellzero.training.scoring import make_outcome, scores
 from ellzero.training.settings import (
     EVERY_BUDGET,
     GROWTH,
@@ -31,13 +33,17 @@ from ellzero.training.settings import (
     NETWORK_BRACKET,
     NETWORK_DENSITIES,
     Between,
+    Moment,
     Progress,
     TrainSettings,
+    Watch,
 )
 
 # Points that the exchange search of larger models goes on with, and exchanges tried at each.
 SEARCHED_POINTS = 2
 SEARCH_TRIES = 32
+# Name of the step of a checkpoint that holds the dense reference of a large network.
+DENSE = "dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class TrainRun:
 
     Parameters
     ----------
-    experiment : Experiment
+    experiment : Experiment or LargeExperiment
         Data and problem.
     dense : dict
         Value and accuracies of the dense reference.
@@ -60,7 +66,7 @@ class TrainRun:
         Wall time of this call.
     """
 
-    experiment: Experiment
+    experiment: Experiment | LargeExperiment
     dense: dict[str, Any]
     outcomes: tuple[Outcome, ...]
     selected: int
@@ -73,14 +79,35 @@ class TrainRun:
         return next(o for o in self.outcomes if o.budget == self.selected)
 
 
-def _solve_budget(
+def _solve_small(
+    experiment: Experiment,
+    budget: int,
+    dense: Result,
+    known: list[Outcome],
+    between: Between,
+    *,
+    checkpoint: Checkpoint | None,
+    watch: Watch | None,
+    stop: Callable[[], bool] | None,
+) -> Outcome:
+    """Solve one budget; `known` are outcomes of other budgets, used as starts."""
+    if isinstance(experiment.objective, AbstractSmoothObjective):
+        result, curves = _solve_linear(experiment, budget, dense, known, between), None
+    else:
+        result, curves = solve_network(
+            experiment, budget, between, checkpoint=checkpoint, watch=watch, stop=stop
+        )
+    return make_outcome(experiment, result, budget, dense.value, curves)
+
+
+def _solve_linear(
     experiment: Experiment,
     budget: int,
     dense: Result,
     known: list[Outcome],
     between: Between,
 ) -> Result:
-    """Solve one budget; `known` are outcomes of other budgets, used as starts."""
+    """Solve one budget of a linear model: by proof where it is small, else from many starts."""
     settings = experiment.settings
 
     def callback(iteration: int, state: SolverState) -> bool:
@@ -89,8 +116,7 @@ def _solve_budget(
     assert settings.starts is not None
     problem = experiment.problem(budget)
     generator = torch.Generator().manual_seed(settings.seed)
-    smooth = isinstance(experiment.objective, AbstractSmoothObjective)
-    if smooth and experiment.n_parameters <= PROOF_ENTRIES:
+    if experiment.n_parameters <= PROOF_ENTRIES:
         path: PathResult = solve_path(
             problem,
             [budget],
@@ -102,8 +128,6 @@ def _solve_budget(
             callback=callback,
         )
         return path[budget]
-    if not smooth:
-        return solve_network(experiment, problem, budget, between, callback)
     near = sorted(known, key=lambda o: abs(math.log(o.budget / budget)))[:2]
     points = [dense.params, *(o.params for o in near)]
     ball = L0Ball(budget)
@@ -132,24 +156,26 @@ def _solve_budget(
     return replace(result, measures=measures, certificate=certificate)
 
 
-def _budget_plan(experiment: Experiment) -> tuple[int, ...] | None:
+def _budget_plan(experiment: Experiment | LargeExperiment) -> tuple[int, ...] | None:
     """Return the budgets to do, or None when the smallest good one is to be searched for."""
-    if experiment.settings.n_nonzero is not None:
-        return tuple(sorted(set(experiment.settings.n_nonzero)))
+    if experiment.settings.budgets is not None:
+        return tuple(sorted(set(experiment.settings.budgets)))
     n, settings = experiment.n_parameters, experiment.settings
     if settings.search:
         return None
     if n <= EVERY_BUDGET:
         return tuple(range(1, n + 1))
-    if settings.hidden:
+    if settings.is_network:
         return tuple(sorted({max(1, round(d * n)) for d in NETWORK_DENSITIES}))
     return None
 
 
-def _next_budget(outcomes: dict[int, Outcome], experiment: Experiment) -> int | None:
+def _next_budget(
+    outcomes: dict[int, Outcome], experiment: Experiment | LargeExperiment
+) -> int | None:
     """Return the next budget of the search for the smallest good one; None when found."""
     epsilon, n = experiment.settings.epsilon, experiment.n_parameters
-    network = bool(experiment.settings.hidden)
+    network = experiment.settings.is_network
     if network and not outcomes:
         return max(1, n // 100)
     good = [b for b, o in outcomes.items() if o.row["epsilon"] <= epsilon]
@@ -165,31 +191,47 @@ def _next_budget(outcomes: dict[int, Outcome], experiment: Experiment) -> int | 
 def _select(outcomes: Iterable[Outcome], epsilon: float) -> int:
     """Return the smallest budget within epsilon of the dense loss, else the best value."""
     done = sorted(outcomes, key=lambda o: o.budget)
-    good = [o.budget for o in done if o.row["epsilon"] <= epsilon]
+    known = [o for o in done if o.row["epsilon"] is not None]
+    good = [o.budget for o in known if o.row["epsilon"] <= epsilon]
     return good[0] if good else min(done, key=lambda o: o.row["value"]).budget
 
 
-def _save_step(checkpoint: Checkpoint | None, outcome: Outcome) -> None:
+def _save_step(checkpoint: Checkpoint | None, name: str, outcome: Outcome) -> None:
     if checkpoint is None:
         return
-    data = {"budget": outcome.budget, "row": outcome.row, "certificate": outcome.certificate}
+    data = {
+        "budget": outcome.budget,
+        "row": outcome.row,
+        "certificate": outcome.certificate,
+        "curves": outcome.curves,
+    }
     tensors = {f"params.{n}": t for n, t in outcome.params.items()}
+    # Copies: tied tensors share memory, which the file refuses.
+    tensors |= {f"state.{n}": t.clone() for n, t in outcome.state.items()}
     if outcome.proof is not None:
         tensors.update(proof_tensors(outcome.proof))
-    checkpoint.save(f"budget-{outcome.budget}", data, tensors)
+    checkpoint.save(name, data, tensors)
 
 
-def _load_steps(checkpoint: Checkpoint | None) -> dict[int, Outcome]:
-    found: dict[int, Outcome] = {}
-    for step in checkpoint.load().values() if checkpoint is not None else ():
-        params = {n[7:]: t for n, t in step.tensors.items() if n.startswith("params.")}
-        budget = step.data["budget"]
-        found[budget] = Outcome(
-            budget,
-            params,
+def _load_steps(checkpoint: Checkpoint | None) -> dict[str, Outcome]:
+    """Return the outcomes that a checkpoint holds, by the names of their steps."""
+    found: dict[str, Outcome] = {}
+    for name, step in checkpoint.load().items() if checkpoint is not None else ():
+        if name == UNDER_WAY:
+            continue
+        parts: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
+        for key, tensor in step.tensors.items():
+            kind, _, rest = key.partition(".")
+            if kind in parts:
+                parts[kind][rest] = tensor
+        found[name] = Outcome(
+            step.data["budget"],
+            parts["params"],
             step.data["row"],
             step.data["certificate"],
             read_proof("checkpoint", step.tensors),
+            state=parts["state"],
+            curves=step.data.get("curves", {}),
         )
     return found
 
@@ -197,9 +239,10 @@ def _load_steps(checkpoint: Checkpoint | None) -> dict[int, Outcome]:
 def train(
     settings: TrainSettings,
     *,
-    table: Table | None = None,
+    experiment: Experiment | LargeExperiment | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> TrainRun:
     """Train models under one or several budgets and certify each.
@@ -208,12 +251,15 @@ def train(
     ----------
     settings : TrainSettings
         What to train.
-    table : Table or None, default=None
-        The data, when it has been read already.
+    experiment : Experiment, LargeExperiment or None, default=None
+        What `build_experiment` made of the settings, when it was called already.
     checkpoint : Checkpoint or None, default=None
-        Where finished budgets are kept; those found there are not done again.
+        Where finished budgets are kept, and the state of the training of a network after each
+        epoch; what is found there is not done again.
     progress : callable or None, default=None
         Called as ``progress(what, done, total)``; `total` is None while it is not known.
+    watch : callable or None, default=None
+        Called with a `Moment` now and then while a network is trained.
     stop : callable or None, default=None
         Asked between steps; True ends the run with what is there, as an interrupt does.
 
@@ -227,9 +273,19 @@ def train(
     ------
     DataError, InvalidParameterError
         If the data or a setting cannot be used.
+    NonFiniteError
+        If the loss of a network becomes NaN or infinite.
     KeyboardInterrupt
         If interrupted before the first budget was done. Later interrupts end the run with what
         is there.
+
+    Notes
+    -----
+    Linear models and small networks are problems over all samples in double precision. Small
+    networks are trained by minibatches, polished to stationarity and certified there. Networks of
+    a user, and those with more than 20 million parameters times training samples, are trained by
+    minibatches alone, in their own precision; the budget counts their weights of two axes or more,
+    and the certificate is computed on a sample of the training data.
 
     Examples
     --------
@@ -239,28 +295,40 @@ def train(
     (5, 0.308)
     """
     began = time.perf_counter()
-    experiment = build_experiment(settings, table)
+    experiment = build_experiment(settings) if experiment is None else experiment
     tell = progress or (lambda what, done, total: None)
-    outcomes = _load_steps(checkpoint)
-    tell("dense reference", 0, None)
-    dense = solve_dense(Problem(experiment.objective))
-    if dense.status is Status.INTERRUPTED:
-        raise KeyboardInterrupt
-    reference = {
-        "value": dense.value,
-        **scores(experiment, dense.params),
-        "n_parameters": experiment.n_parameters,
-        "status": dense.status.name.lower(),
-        "status_sentence": dense.status.value,
-    }
+    steps = _load_steps(checkpoint)
+    outcomes = {o.budget: o for name, o in steps.items() if name != DENSE}
     plan = _budget_plan(experiment)
     interrupted = False
-    what, total = "", None if plan is None else len(plan)
+    what, total = "dense reference", None if plan is None else len(plan)
 
     def between(iteration: int) -> bool:
         tell(f"{what}, step {iteration}", len(outcomes), total)
         return stop is not None and stop()
 
+    def say(text: str) -> None:
+        tell(f"{what}, {text}", len(outcomes), total)
+
+    def look(moment: Moment) -> None:
+        tell(f"{what}, epoch {moment.epoch} of {moment.n_epochs}", len(outcomes), total)
+        if watch is not None:
+            watch(moment)
+
+    tell(what, 0, None)
+    if isinstance(experiment, LargeExperiment):
+        dense = steps.get(DENSE)
+        if dense is None and experiment.settings.dense:
+            dense = solve_large(
+                experiment, None, None, checkpoint=checkpoint, watch=look, stop=stop, say=say
+            )
+            _save_step(checkpoint, DENSE, dense)
+        reference = _reference_large(experiment, dense)
+    else:
+        found = solve_dense(Problem(experiment.objective))
+        if found.status is Status.INTERRUPTED:
+            raise KeyboardInterrupt
+        reference = _reference_small(experiment, found)
     while True:
         if plan is None:
             budget = _next_budget(outcomes, experiment)
@@ -268,22 +336,25 @@ def train(
             budget = next((b for b in plan if b not in outcomes), None)
         if budget is None:
             break
-        what = f"{budget} nonzeros"
+        what = f"{budget:,} nonzeros" if budget >= 10_000 else f"{budget} nonzeros"
         tell(what, len(outcomes), total)
+        common: dict[str, Any] = {"checkpoint": checkpoint, "watch": look, "stop": stop}
         try:
-            known = list(outcomes.values())
-            result = _solve_budget(experiment, budget, dense, known, between)
+            if isinstance(experiment, LargeExperiment):
+                outcome = solve_large(experiment, budget, dense, say=say, **common)
+            else:
+                known = list(outcomes.values())
+                outcome = _solve_small(experiment, budget, found, known, between, **common)
         except KeyboardInterrupt:
             if not outcomes:
                 raise
             interrupted = True
             break
-        cut = result.status is Status.INTERRUPTED
-        outcomes[budget] = make_outcome(experiment, result, budget, dense.value)
-        if cut:
+        outcomes[budget] = outcome
+        if outcome.row["status"] == Status.INTERRUPTED.name.lower():
             interrupted = True
             break
-        _save_step(checkpoint, outcomes[budget])
+        _save_step(checkpoint, f"budget-{budget}", outcome)
         tell(what, len(outcomes), total)
     ordered = tuple(outcomes[b] for b in sorted(outcomes))
     selected = _select(ordered, settings.epsilon)
@@ -291,3 +362,21 @@ def train(
         outcome.row["selected"] = outcome.budget == selected
     seconds = time.perf_counter() - began
     return TrainRun(experiment, reference, ordered, selected, interrupted, seconds)
+
+
+def _reference_small(experiment: Experiment, dense: Result) -> dict[str, Any]:
+    return {
+        "value": dense.value,
+        **scores(experiment, dense.params),
+        "n_parameters": experiment.n_parameters,
+        "status": dense.status.name.lower(),
+        "status_sentence": dense.status.value,
+    }
+
+
+def _reference_large(experiment: LargeExperiment, dense: Outcome | None) -> dict[str, Any]:
+    known = {"n_parameters": experiment.n_parameters, "n_all": experiment.n_all}
+    if dense is None:
+        return known
+    scored = ("value", "accuracy_train", "accuracy_test")
+    return {**{k: dense.row[k] for k in scored}, **known, "curves": dense.curves}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from ellzero.solvers import IHT, random_starts
 from ellzero.solving import PROOF_ENTRIES
 from ellzero.tensors import named
 from ellzero.training.experiment import Experiment
+from ellzero.training.large import LargeExperiment
+from ellzero.training.layers import layer_rows
 from ellzero.training.outcomes import Outcome
 from ellzero.training.run import TrainRun
+from ellzero.training.settings import NETWORK_OPTIONS
 
 # Iterations of the demonstration run that the report draws, and parameters that can be drawn.
 SHOWN_ITERATIONS = 300
@@ -41,17 +45,7 @@ def smoothness_estimates(experiment: Experiment, outcome: Outcome) -> list[dict[
     rows = [_estimate_row("monte-carlo", drawn)]
     measures = outcome.certificate.get("measures", {})
     if network and measures.get("smoothness_n_nonzero") == k:
-        # The certificate has made this estimate; of a network it takes long.
-        rows.append(
-            {
-                "method": "power at the model",
-                "kind": measures["smoothness_kind"],
-                "n_nonzero": k,
-                "value": measures["smoothness"],
-                "note": "Largest curvature found at the model along directions with at most "
-                f"{k} nonzeros; other points may be steeper.",
-            }
-        )
+        rows.append(_power_row(measures))
         return rows
     at = restricted_smoothness(objective, k, method="power", params=outcome.params)
     rows.append(_estimate_row("power at the model", at))
@@ -60,6 +54,19 @@ def smoothness_estimates(experiment: Experiment, outcome: Outcome) -> list[dict[
         bound = restricted_smoothness(objective, k, method="bound")
         rows += [_estimate_row("power at zero", zero), _estimate_row("bound", bound)]
     return rows
+
+
+def _power_row(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the estimate of a certificate; of a network it takes long to make another."""
+    k = measures["smoothness_n_nonzero"]
+    return {
+        "method": "power at the model",
+        "kind": measures["smoothness_kind"],
+        "n_nonzero": k,
+        "value": measures["smoothness"],
+        "note": "Largest curvature found at the model along directions with at most "
+        f"{k} nonzeros; other points may be steeper.",
+    }
 
 
 def _estimate_row(method: str, estimate: SmoothnessEstimate) -> dict[str, Any]:
@@ -163,16 +170,22 @@ def _weights(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
 def headline(run: TrainRun) -> str:
     """Return the sentence that answers what was found and how sure that is."""
     row, n = run.chosen.row, run.experiment.n_parameters
+    large = isinstance(run.experiment, LargeExperiment)
     claim = row["claim_sentence"] or "no claim"
     gap = row["gap"]
     sure = claim if gap is None else f"{claim} (gap {max(gap, 0.0):.1e})"
-    score = row["accuracy_test"]
-    name = "test accuracy" if run.experiment.table.task == "classification" else "test R2"
-    tested = "" if score is None else f", {name} {score:.1%}"
-    return f"{row['n_nonzero']} of {n} parameters, train loss {row['value']:.4f}{tested}, {sure}"
+    score, dense = row["accuracy_test"], run.dense.get("accuracy_test")
+    name = "test accuracy" if run.experiment.task == "classification" else "test R2"
+    beside = f" (dense {dense:.1%})" if large and dense is not None else ""
+    tested = "" if score is None else f", {name} {score:.1%}{beside}"
+    what = f"{n:,} weights" if large else f"{n} parameters"
+    count = f"{row['n_nonzero']:,}" if large else row["n_nonzero"]
+    return f"{count} of {what}, train loss {row['value']:.4f}{tested}, {sure}"
 
 
-def summarize(run: TrainRun, *, command: str = "") -> dict[str, Any]:
+def summarize(
+    run: TrainRun, *, command: str = "", sizes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Return the run as plain values: the input of every report.
 
     Parameters
@@ -181,6 +194,8 @@ def summarize(run: TrainRun, *, command: str = "") -> dict[str, Any]:
         What `train` returned.
     command : str, default=""
         The command that repeats the run.
+    sizes : mapping of str to int or None, default=None
+        ``bytes`` and ``dense_bytes`` of the model file, see `save_large`.
 
     Returns
     -------
@@ -188,31 +203,35 @@ def summarize(run: TrainRun, *, command: str = "") -> dict[str, Any]:
         See `ellzero.report.schema`.
     """
     experiment, outcome = run.experiment, run.chosen
-    table, parts = experiment.table, experiment.parts
-    return {
+    settings = experiment.settings
+    kind = "network" if settings.is_network else "model"
+    unused = () if settings.is_network else (*NETWORK_OPTIONS, "model", "dense")
+    curves = {"dense": run.dense.get("curves")} if run.dense.get("curves") else {}
+    common = {
         "schema_version": 1,
-        "title": f"Sparse {'network' if experiment.settings.hidden else 'model'} on {table.name}",
+        "title": f"Sparse {kind} on {experiment.data.name}",
         "headline": headline(run),
         "command": command,
         "interrupted": run.interrupted,
-        "settings": experiment.settings.to_dict(),
+        "settings": {k: v for k, v in settings.to_dict().items() if k not in unused},
         "versions": {"ellzero": __version__, "torch": torch.__version__},
-        "data": {
-            "name": table.name,
-            "n_samples": table.n_samples,
-            "n_features": table.n_features,
-            "n_classes": len(table.class_names) if table.class_names else None,
-            "features": list(table.feature_names),
-            "target": table.target_name,
-            "classes": list(table.class_names) if table.class_names else None,
-            "n_train": parts.n_train,
-            "n_test": parts.n_test,
-            "task": table.task,
-            "fingerprint": table.fingerprint,
-            "messages": [*table.messages, *parts.messages],
-        },
-        "dense": run.dense,
+        "data": _data(experiment),
+        "dense": {k: v for k, v in run.dense.items() if k != "curves"},
         "path": [o.row for o in run.outcomes],
+        "certificate": outcome.certificate,
+        "seconds": run.seconds,
+    }
+    if settings.is_network:
+        counted = experiment.n_parameters
+        common["training"] = _training(outcome, curves, counted)
+        shape = experiment.sample_shape if isinstance(experiment, LargeExperiment) else ()
+        common["layers"] = layer_rows(outcome.params, shape)
+    if sizes:
+        common["file"] = dict(sizes)
+    if isinstance(experiment, LargeExperiment):
+        return {**common, "counted": "weights", "smoothness": _smoothness_known(outcome)}
+    return {
+        **common,
         "weights": _weights(experiment, outcome),
         "support": [
             {"name": label, "value": value}
@@ -223,8 +242,55 @@ def summarize(run: TrainRun, *, command: str = "") -> dict[str, Any]:
             )
             if value != 0
         ],
-        "certificate": outcome.certificate,
         "smoothness": smoothness_estimates(experiment, outcome),
         **shown_run(experiment, outcome),
-        "seconds": run.seconds,
     }
+
+
+def _data(experiment: Experiment | LargeExperiment) -> dict[str, Any]:
+    data = experiment.data
+    out = {
+        "name": data.name,
+        "n_features": data.n_features,
+        "n_classes": len(data.class_names) if data.class_names else None,
+        "classes": list(data.class_names) if data.class_names else None,
+        "task": data.task,
+        "fingerprint": data.fingerprint,
+    }
+    if isinstance(experiment, LargeExperiment):
+        arrays = experiment.arrays
+        return {
+            **out,
+            "n_samples": arrays.n_train + arrays.n_test,
+            "sample_shape": list(experiment.sample_shape),
+            "n_train": arrays.n_train,
+            "n_test": arrays.n_test,
+            "messages": list(arrays.messages),
+        }
+    table, parts = experiment.table, experiment.parts
+    return {
+        **out,
+        "n_samples": table.n_samples,
+        "features": list(table.feature_names),
+        "target": table.target_name,
+        "n_train": parts.n_train,
+        "n_test": parts.n_test,
+        "messages": [*table.messages, *parts.messages],
+    }
+
+
+def _training(outcome: Outcome, others: Mapping[str, Any], n_entries: int) -> dict[str, Any]:
+    """Return the curves of the chosen run, and those of the dense one where there was one."""
+    runs = {"sparse": outcome.curves, **others}
+    return {
+        "n_entries": n_entries,
+        "runs": [{"name": name, **curves} for name, curves in runs.items() if curves],
+    }
+
+
+def _smoothness_known(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the estimate that the certificate made."""
+    measures = outcome.certificate.get("measures", {})
+    if "smoothness" not in measures:
+        return []
+    return [_power_row(measures)]

@@ -1,4 +1,4 @@
-"""Data: bundled sets, files of a user, seeded problems with a planted answer."""
+"""Tables: bundled sets, files of a user, seeded problems with a planted answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,19 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ellzero.errors import DataError, InvalidParameterError, did_you_mean
+from ellzero.datasets.arrays import Arrays, check_no_target, read_npz
+from ellzero.datasets.files import BUNDLED, check_file, nearest
+from ellzero.datasets.mnist import load_mnist
+from ellzero.errors import DataError, InvalidParameterError
 from ellzero.validation import check_choice, check_integer, check_real
-
-BUNDLED = {
-    "iris": "species",
-    "digits": "digit",
-    "breast_cancer": "diagnosis",
-    "wine": "cultivar",
-}
-"""Bundled data sets and the names of their targets."""
-
-EXTENSIONS = (".csv", ".tsv", ".parquet", ".pq")
-"""Extensions of the files that `load_table` reads."""
 
 _MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "null", "NULL", "None", "#N/A")
 _MAX_CATEGORIES = 100
@@ -60,6 +52,8 @@ class Table:
         What was done to the data, one sentence each.
     fingerprint : str
         SHA-256 of `X`, `y` and the names: equal for equal data, wherever it was read from.
+    n_train : int or None, default=None
+        The first `n_train` rows train and the others test; None means that `split` divides them.
     """
 
     name: str
@@ -71,6 +65,7 @@ class Table:
     class_names: tuple[str, ...] | None
     messages: tuple[str, ...]
     fingerprint: str
+    n_train: int | None = None
 
     @property
     def n_samples(self) -> int:
@@ -169,21 +164,28 @@ class IrisReference(NamedTuple):
 
 
 def load_table(
-    source: str | os.PathLike[str], *, target: str | None = None, task: str | None = None
+    source: str | os.PathLike[str],
+    *,
+    target: str | None = None,
+    task: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Table:
     """Read a bundled data set or a file.
 
     Parameters
     ----------
     source : str or path
-        ``"iris"``, ``"digits"``, ``"breast_cancer"``, ``"wine"``, or a CSV, TSV or Parquet file
-        whose first line (or schema) names the columns. A bundled name wins over a file of that
-        name; write ``./iris`` for the file.
+        ``"iris"``, ``"digits"``, ``"breast_cancer"``, ``"wine"``, ``"mnist"``, a CSV, TSV or
+        Parquet file whose first line (or schema) names the columns, or an ``.npz`` file as
+        `load_arrays` reads it. A name wins over a file of that name; write ``./iris`` for the
+        file.
     target : str or None, default=None
-        Column to predict. Required for a file.
+        Column to predict. Required for a file with columns.
     task : {"classification", "regression"} or None, default=None
         What the target is. None means: text and booleans are classes, and so are integers with at
         most 20 different values and more than twice as many rows; other numbers are a regression.
+    folder : str or path or None, default=None
+        Where MNIST is kept; see `data_folder`.
 
     Returns
     -------
@@ -219,8 +221,14 @@ def load_table(
         check_choice("task", task, ("classification", "regression"))
     if isinstance(source, str) and source in BUNDLED:
         return _load_bundled(source, target, task)
+    if isinstance(source, str) and source == "mnist":
+        check_no_target(source, target)
+        return to_table(load_mnist(folder))
     path = Path(source)
-    _check_file(source, path)
+    check_file(source, path)
+    if path.suffix.lower() == ".npz":
+        check_no_target(path.name, target)
+        return to_table(read_npz(path.name, path, task))
     if target is None:
         raise InvalidParameterError(
             f"`target` must name the column of '{path.name}' to predict, got nothing.",
@@ -231,6 +239,54 @@ def load_table(
     else:
         columns, messages = _read_csv(path)
     return _build(path.name, columns, target, task, messages)
+
+
+def to_table(arrays: Arrays) -> Table:
+    """Return arrays as one table: samples flattened, the training rows first.
+
+    Parameters
+    ----------
+    arrays : Arrays
+        The samples.
+
+    Returns
+    -------
+    Table
+        One column for each entry of a sample that varies, and `n_train` set.
+
+    Raises
+    ------
+    DataError
+        If every entry is constant.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ellzero.datasets import make_arrays, to_table
+    >>> x, y = torch.eye(4).reshape(4, 2, 2), torch.tensor([0, 1, 0, 1])
+    >>> parts = {"x_train": x, "y_train": y, "x_test": x[:1], "y_test": y[:1]}
+    >>> to_table(make_arrays("tiny", parts)).feature_names
+    ('x[0,0]', 'x[0,1]', 'x[1,0]', 'x[1,1]')
+    """
+    shape = arrays.sample_shape
+    axes = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    names = [f"x[{','.join(map(str, at))}]" for at in np.ndindex(*axes)]
+    X = np.concatenate(
+        [t.reshape(len(t), -1).to(torch.float64) for t in (arrays.X_train, arrays.X_test)]
+    )
+    y = torch.cat([arrays.y_train, arrays.y_test]).numpy()
+    messages = list(arrays.messages)
+    X, names = _drop_constant(arrays.name, X, names, messages)
+    table = _table(
+        arrays.name,
+        X,
+        y,
+        features=names,
+        target="y",
+        classes=arrays.class_names,
+        messages=messages,
+    )
+    return replace(table, n_train=arrays.n_train)
 
 
 def split(table: Table, *, test_size: float = 0.2, seed: int = 0, stratify: bool = False) -> Split:
@@ -262,7 +318,8 @@ def split(table: Table, *, test_size: float = 0.2, seed: int = 0, stratify: bool
     Notes
     -----
     The rows are those of ``numpy.random.default_rng(seed).permutation(n_samples)``: the first
-    ``round((1 - test_size) * n_samples)`` train, the others test.
+    ``round((1 - test_size) * n_samples)`` train, the others test. A table with a test part of its
+    own keeps it, whatever `test_size` and `seed` are.
 
     Examples
     --------
@@ -278,8 +335,12 @@ def split(table: Table, *, test_size: float = 0.2, seed: int = 0, stratify: bool
         )
     check_integer("seed", seed, 0)
     order = np.random.default_rng(seed).permutation(table.n_samples)
+    if table.n_train is not None:
+        order = np.arange(table.n_samples)
     X, y = table.X.numpy(), table.y.numpy()
-    if stratify:
+    if table.n_train is not None:
+        train, test = order[: table.n_train], order[table.n_train :]
+    elif stratify:
         if table.task != "classification":
             raise InvalidParameterError(
                 f"`stratify` must be False for a regression, got {stratify!r}.",
@@ -521,40 +582,6 @@ def _load_bundled(name: str, target: str | None, task: str | None) -> Table:
     return _table(name, X, y, features=names, target=known, classes=classes, messages=messages)
 
 
-def _check_file(source: str | os.PathLike[str], path: Path) -> None:
-    hint = f"Bundled data sets: {', '.join(BUNDLED)}; files: {', '.join(EXTENSIONS)}."
-    try:
-        exists, is_folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{source}' is not a path.", hint) from error
-    suffix = path.suffix.lower()
-    if is_folder:
-        raise DataError(f"'{source}' is a folder, not a file.", hint)
-    if not exists:
-        if not suffix and len(path.parts) == 1:
-            near = _nearest(str(source).replace("-", "_"), BUNDLED)
-            raise DataError(f"Unknown data set '{source}'.{near}", hint)
-        if not path.parent.is_dir():
-            raise DataError(
-                f"No file '{source}': the folder '{path.parent}' does not exist.",
-                "Check the path.",
-            )
-        try:
-            siblings = [p.name for p in path.parent.iterdir() if p.suffix.lower() in EXTENSIONS]
-        except OSError:
-            siblings = []
-        raise DataError(f"No file '{source}'.{_nearest(path.name, siblings)}", "Check the path.")
-    if suffix not in EXTENSIONS:
-        known = ", ".join(EXTENSIONS)
-        what = f"the extension '{suffix}'" if suffix else "no extension"
-        raise DataError(
-            f"'{path.name}' has {what}; known extensions are {known}.",
-            "Save the data as CSV or Parquet.",
-        )
-    if path.is_file() and path.stat().st_size == 0:
-        raise DataError(f"'{path.name}' is empty.", "Give a file with a header and rows.")
-
-
 def _check_text(path: Path) -> bytes:
     """Return the first line of a file; raise unless the whole file is UTF-8 text."""
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -708,7 +735,7 @@ def _build(
         )
     if target not in names:
         raise DataError(
-            f"'{name}' has no column {target!r}.{_nearest(target, names)}",
+            f"'{name}' has no column {target!r}.{nearest(target, names)}",
             f"Its columns are {_quoted(names)}.",
         )
     n = len(columns[0][1])
@@ -980,16 +1007,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return "_" not in text
-
-
-def _nearest(given: str, known: Iterable[str]) -> str:
-    """Return `did_you_mean` with letter case ignored."""
-    lower = {name.lower(): name for name in known}
-    near = did_you_mean(given.lower(), lower)
-    for low, name in lower.items():
-        if near == did_you_mean(low, [low]):
-            return f" Did you mean {name!r}?"
-    return ""
 
 
 def _plural(count: int, one: str, many: str) -> str:
