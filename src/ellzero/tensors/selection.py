@@ -436,7 +436,9 @@ def _by_bracket(
     starts = np.cumsum([0] + [a.size for a in arrays])
     n = int(starts[-1])
     lo, hi = bracket or _bracket(arrays, starts, count, order)
-    masks = [torch.empty(p.bits.shape, dtype=torch.bool) for p in pieces] if write else []
+    # From numpy, which asks the system for large pages: the first touch of small ones costs more
+    # than all the rest.
+    masks = [torch.from_numpy(np.empty(a.size, np.bool_)) for a in arrays] if write else []
     capacity = max(SMALL, n // 32)
     keys = np.empty(capacity, low.dtype)
     places = np.empty(capacity, np.int64)
