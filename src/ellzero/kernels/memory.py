@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba import carray, types  # noqa: TID253
+from numba import carray, types  # type: ignore[attr-defined]  # noqa: TID253
 from numba.extending import intrinsic, overload  # noqa: TID253
 
 

@@ -23,7 +23,7 @@ BLOCK = 64
 DIGIT = 16
 
 
-# Sixty-four entries at once, one bit for each ------------------------------------------------------
+# Sixty-four entries at once, one bit for each ----------------------------------------------------
 
 
 def _emit_keys(context: Any, builder: Any, kinds: Any, arguments: Any) -> tuple[Any, Any]:
@@ -93,9 +93,7 @@ def _mark(bits: Any, at: int, low: Any, sign: Any, bound: Any, out: Any) -> None
 
 
 @intrinsic
-def _emit_mark(
-    typing: Any, bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any
-) -> Any:
+def _emit_mark(typing: Any, bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         keys, spread = _emit_keys(context, builder, signature.args, arguments[:4])
         flags = builder.icmp_signed(">", keys, spread(arguments[4]))
@@ -117,12 +115,12 @@ def _choose_mark(bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) 
     return compiled
 
 
-def _ones(flags: int) -> int:
+def _ones(flags: Any) -> int:
     """Return the number of bits that are set."""
     return int(flags).bit_count()
 
 
-def _lowest(flags: int) -> int:
+def _lowest(flags: Any) -> int:
     """Return the place of the lowest bit that is set."""
     return (int(flags) & -int(flags)).bit_length() - 1
 
@@ -159,7 +157,7 @@ def _choose_lowest(flags: Any) -> Any:
     return compiled
 
 
-# Kernels ------------------------------------------------------------------------------------------
+# Kernels -----------------------------------------------------------------------------------------
 
 
 @njit(cache=True)

@@ -246,9 +246,7 @@ def _emit_compress(
             return builder.shuffle_vector(one, undefined, ir.Constant(vector, [0] * LANES))
 
         start = builder.bitcast(builder.gep(bits, [at]), vector.as_pointer())
-        keys = builder.and_(
-            builder.load(start, align=4), ir.Constant(vector, [int(BARE)] * LANES)
-        )
+        keys = builder.and_(builder.load(start, align=4), ir.Constant(vector, [int(BARE)] * LANES))
         taken = builder.icmp_signed(">=", keys, spread(lo))
         first = builder.trunc(builder.add(base, at), word)
         places = builder.add(spread(first), ir.Constant(vector, list(range(LANES))))
