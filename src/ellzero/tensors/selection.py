@@ -216,9 +216,9 @@ def top_k_masks(
     the mask and gathers the few entries in doubt; two to four passes of histograms follow only
     when the sample misleads or when too many entries are equal. With a good guess in `near` that
     pass is all: as long as reading the entries once, and writing the masks. Equal entries are
-    selected incumbents first, then first tensor first and row by row. On sharded tensors histograms of
-    65,536 counts are summed over the processes, two of them for float32, and then the numbers of
-    ties; no tensor is gathered.
+    selected incumbents first, then first tensor first and row by row. On sharded tensors
+    histograms of 65,536 counts are summed over the processes, two of them for float32, and then
+    the numbers of ties; no tensor is gathered.
 
     Examples
     --------
