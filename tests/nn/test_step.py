@@ -31,10 +31,10 @@ def step(model, optimizer, i):
 
 
 CASES = {
-    "ramp": (0.05, {"schedule": schedules.ramp(0.0, 0.6, STEPS)}),
+    "ramp": (0.2, {"schedule": schedules.ramp(0.0, 0.6, STEPS)}),
     "every step": (0.1, {"every": 1}),
     "hard": (0.2, {"power": None}),
-    "frozen": (0.05, {"schedule": schedules.ramp(0.0, 0.4, STEPS, freeze=0.6)}),
+    "frozen": (0.2, {"schedule": schedules.ramp(0.0, 0.4, STEPS, freeze=0.6)}),
     "dense and sparse phases": (0.1, {"schedule": schedules.phases(7, 8, STEPS)}),
     "a budget for each": ({"0.weight": 99, "2.weight": 0.2}, {}),
     "shared by size": (0.1, {"allocation": "erk"}),
