@@ -2,15 +2,17 @@
 
 Run ``python benchmarks/inference.py``; it writes ``benchmarks/results/inference.json`` and prints
 tables, with the losses. Everything runs in turns in one process, so that a busy moment of the
-machine is shared, and by processor time for one thread: compare inside a row. ONNX Runtime is not
-part of it: it makes sparse weights dense when it loads them.
+machine is shared, and by processor time for one thread: compare inside a row. ONNX Runtime runs
+the dense graph, since it makes sparse weights dense when it loads them.
 """
 
 import argparse
 import datetime
 import importlib.metadata
+import io
 import itertools
 import json
+import logging
 import os
 import platform
 import statistics
@@ -19,6 +21,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import scipy.sparse
 import torch
 import torch.nn.functional as F
@@ -33,7 +37,9 @@ BATCHES = [1, 32]
 DENSE = "torch dense"
 PEERS = ["torch CSR @ x.T", "F.linear(x, CSR)", "scipy CSR"]
 INT8 = "int8 dynamic"
+ONNX = "ONNX Runtime"
 OURS = "ellzero"
+PACKAGES = ("torch", "numpy", "scipy", "numba", "onnx", "onnxruntime")
 TARGETS = {  # times faster than dense, one thread
     ("entries", 1024, 0.95, 1): 2.3,
     ("entries", 4096, 0.95, 1): 3.6,
@@ -91,7 +97,44 @@ def make_layer(size, zeros, pattern):
 def int8(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+    for part in quantized.modules():
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0  # the fused path reads float weights
+    return quantized
+
+
+def to_onnx(model, x):
+    """Return the dense graph of a model for inputs like `x`, serialized."""
+    if type(model) is nn.Linear:  # at once, where the exporter takes seconds
+        kind, shape = onnx.TensorProto.FLOAT, [x.shape[0], model.out_features]
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1)],
+            "linear",
+            [onnx.helper.make_tensor_value_info("x", kind, list(x.shape))],
+            [onnx.helper.make_tensor_value_info("y", kind, shape)],
+            [onnx.numpy_helper.from_array(p.numpy(), n) for n, p in model.named_parameters()],
+        )
+        opset = [onnx.helper.make_opsetid("", 18)]
+        return onnx.helper.make_model(graph, opset_imports=opset).SerializeToString()
+    buffer = io.BytesIO()
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, (x,), buffer, dynamo=True, verbose=False)
+    logging.disable(logging.NOTSET)
+    return buffer.getvalue()
+
+
+def session(graph, threads):
+    """Return a function that runs a graph by ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    ready = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    name = ready.get_inputs()[0].name
+    return lambda array: ready.run(None, {name: array})[0]
 
 
 def run_layer(size, zeros, pattern, batch, threads, rounds):
@@ -113,12 +156,14 @@ def run_layer(size, zeros, pattern, batch, threads, rounds):
     backends = ("sliced", "blocks") if pattern == "blocks" else ("sliced",)
     chosen = export.sparse(layer, sample=x, threads=threads)
     quantized = int8(nn.Sequential(layer))
+    onnx_run = session(to_onnx(layer, x), threads)
     calls = {
         DENSE: lambda: layer(x),
         PEERS[0]: lambda: (csr @ x.T).T + bias,
         PEERS[1]: lambda: F.linear(x, csr) + bias,
         PEERS[2]: scipy_product,
         INT8: lambda: quantized(x),
+        ONNX: lambda: onnx_run(array),
         OURS: lambda: chosen(x),
     }
     for backend in backends:
@@ -147,30 +192,50 @@ def run_layer(size, zeros, pattern, batch, threads, rounds):
     }
 
 
-def run_model(zeros, batch, threads, rounds):
-    """Return the latency of a whole LeNet-300-100, zeros spread evenly over its layers."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
+def lenet():
+    return nn.Sequential(
         nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10)
     )
-    for part in model:
-        if isinstance(part, nn.Linear):
-            part.weight.data *= torch.rand_like(part.weight) >= zeros
-    model = model.eval().requires_grad_(False)
-    x = torch.randn(batch, 784)
+
+
+def transformer():
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True)
+    return nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+
+
+MODELS = {"LeNet-300-100": (lenet, (784,)), "transformer 256x4": (transformer, (64, 256))}
+
+
+def run_model(name, zeros, batch, threads, rounds):
+    """Return the latency of a whole model, zeros spread evenly over its matrices."""
+    torch.manual_seed(0)
+    make, shape = MODELS[name]
+    model = make().eval().requires_grad_(False)
+    for p in model.parameters():
+        if p.ndim >= 2:
+            p.mul_(torch.rand_like(p) >= zeros)
+    x = torch.randn(batch, *shape)
     fast = export.sparse(model, sample=x, threads=threads)
     quantized = int8(model)
-    seconds = measure(
-        {DENSE: lambda: model(x), INT8: lambda: quantized(x), OURS: lambda: fast(x)},
-        rounds,
-        threads,
-    )
+    array = x.numpy()
+    onnx_run = session(to_onnx(model, x), threads)
+    exact = model(x)
+    error = float((fast(x) - exact).abs().max() / exact.abs().max())
+    assert error < 1e-4
+    calls = {
+        DENSE: lambda: model(x),
+        INT8: lambda: quantized(x),
+        ONNX: lambda: onnx_run(array),
+        OURS: lambda: fast(x),
+    }
+    seconds = measure(calls, rounds, threads)
     return {
-        "model": "LeNet-300-100",
+        "model": name,
         "zeros": zeros,
         "batch": batch,
         "threads": threads,
         "chosen": [gain.backend for gain in export.report(fast)],
+        "largest_relative_difference": error,
         "seconds": seconds,
         "times_faster_than_dense": {
             name: seconds[DENSE]["median"] / one["median"] for name, one in seconds.items()
@@ -186,7 +251,7 @@ def verdicts(row):
         out.append(f"{gain[OURS]:.2f}x is below the target of {row['target']}x")
     out += [
         f"{peer} is {gain[peer] / gain[OURS]:.2f} times as fast"
-        for peer in (DENSE, *PEERS, INT8)
+        for peer in (DENSE, *PEERS, INT8, ONNX)
         if peer in gain and gain[OURS] < 0.97 * gain[peer]
     ]
     return out
@@ -219,7 +284,8 @@ def processor():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of the layers")
+    parser.add_argument("--model-threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -231,11 +297,11 @@ def main():
             "cores": os.cpu_count(),
             "load_at_start": os.getloadavg(),
             "python": platform.python_version(),
-            **{n: importlib.metadata.version(n) for n in ("torch", "numpy", "scipy", "numba")},
+            **{n: importlib.metadata.version(n) for n in PACKAGES},
         },
         "data": "float32 standard initialization, zeros at random, seed 0; seconds of one call, "
         "processor time for one thread and wall time for more",
-        "left_out": "ONNX Runtime: not installed, and it makes sparse weights dense",
+        "onnxruntime": "the dense graph; sparse weights are made dense when they are loaded",
         "layers": [],
         "models": [],
         "losses": [],
@@ -248,8 +314,10 @@ def main():
             row = run_layer(size, zeros, pattern, batch, threads, arguments.rounds)
             report["layers"].append(row)
             show(row)
-        for batch, zeros in itertools.product(BATCHES, ZEROS):
-            row = run_model(zeros, batch, threads, arguments.rounds)
+    for threads in arguments.model_threads:
+        torch.set_num_threads(threads)
+        for name, batch, zeros in itertools.product(MODELS, BATCHES, ZEROS):
+            row = run_model(name, zeros, batch, threads, arguments.rounds)
             report["models"].append(row)
             show(row)
     torch.set_num_threads(before)

@@ -8,6 +8,7 @@ the whole ramp by the mean of its shares.
 
 import argparse
 import datetime
+import importlib.metadata
 import itertools
 import json
 import os
@@ -95,6 +96,7 @@ def main():
     parser.add_argument("--steps", type=int, nargs=2, default=[2000, 200])
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
+    load = os.getloadavg()
     torch.set_num_threads(1)
     # The sparse step flushes subnormal numbers itself; without this the dense one would be slower.
     torch.set_flush_denormal(True)
@@ -119,7 +121,9 @@ def main():
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "machine": platform.processor() or platform.machine(),
                 "cpus": os.cpu_count(),
-                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "load_at_start": load,
+                **{n: importlib.metadata.version(n) for n in ("torch", "numpy", "numba")},
                 "batch": BATCH,
                 "results": results,
             },

@@ -23,7 +23,7 @@ BLOCK = 64
 DIGIT = 16
 
 
-# Sixty-four entries at once, one bit for each ------------------------------------------------------
+# Sixty-four entries at once, one bit for each ----------------------------------------------------
 
 
 def _emit_keys(context: Any, builder: Any, kinds: Any, arguments: Any) -> tuple[Any, Any]:
@@ -115,12 +115,12 @@ def _choose_mark(bits: Any, at: Any, low: Any, sign: Any, bound: Any, out: Any) 
     return compiled
 
 
-def _ones(flags: int) -> int:
+def _ones(flags: Any) -> int:
     """Return the number of bits that are set."""
     return int(flags).bit_count()
 
 
-def _lowest(flags: int) -> int:
+def _lowest(flags: Any) -> int:
     """Return the place of the lowest bit that is set."""
     return (int(flags) & -int(flags)).bit_length() - 1
 
@@ -157,7 +157,7 @@ def _choose_lowest(flags: Any) -> Any:
     return compiled
 
 
-# Kernels ------------------------------------------------------------------------------------------
+# Kernels -----------------------------------------------------------------------------------------
 
 
 @njit(cache=True)

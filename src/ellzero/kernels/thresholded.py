@@ -11,16 +11,16 @@ columns are named below; the addresses are those of contiguous memory that the c
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from llvmlite.binding import llvm_version_info  # type: ignore[import-untyped]
-from numba import carray, njit, types  # noqa: TID253
+from numba import njit, types  # noqa: TID253
 from numba.core import cgutils  # noqa: TID253
 from numba.extending import intrinsic, overload  # noqa: TID253
 
+from ellzero.kernels.memory import at
 from ellzero.kernels.threshold import _exceed, _lowest, _ones, _reach
 
 # Columns of a table. A number of positions of -1 means that there is a mask instead.
@@ -211,29 +211,6 @@ def has_only_finite(bits: Any) -> bool:
 # Several tensors in one call ---------------------------------------------------------------------
 
 
-def _at(address: int, n: int, kind: Any) -> Any:
-    """Return the array of `n` numbers of a type at an address."""
-    size = np.dtype(kind).itemsize
-    memory = (ctypes.c_char * (int(n) * size)).from_address(int(address)) if n else b""
-    return np.frombuffer(memory, kind)
-
-
-@intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
-
-    return types.voidptr(types.int64), generate
-
-
-@overload(_at)
-def _choose_at(address: Any, n: Any, kind: Any) -> Any:
-    def compiled(address: Any, n: Any, kind: Any) -> Any:
-        return carray(_pointer(address), (n,), kind)  # type: ignore[call-arg]
-
-    return compiled
-
-
 LANES = 16
 BARE = np.int32(0x7FFFFFFF)
 NONE = np.int32(0)
@@ -313,7 +290,7 @@ def are_finite(places: Any) -> bool:
         Address and number of entries of every tensor.
     """
     for t in range(places.shape[0]):
-        if not has_only_finite(_at(places[t, 0], places[t, 1], np.int32)):
+        if not has_only_finite(at(places[t, 0], places[t, 1], np.int32)):
             return False
     return True
 
@@ -345,7 +322,7 @@ def survey(table: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: 
     inside = 0
     wrong = np.uint64(0)
     for t in range(table.shape[0]):
-        bits = _at(table[t, LATENT], table[t, SIZE], np.int32)
+        bits = at(table[t, LATENT], table[t, SIZE], np.int32)
         cuts[t] = filled
         whole = bits.size - bits.size % BLOCK
         for start in range(0, whole, BLOCK):
@@ -422,13 +399,13 @@ def show_all(table: Any, levels: Any) -> None:
         The thresholds.
     """
     for t in range(table.shape[0]):
-        latent = _at(table[t, LATENT], table[t, SIZE], np.float32)
-        shown = _at(table[t, SHOWN], table[t, SIZE], np.float32)
+        latent = at(table[t, LATENT], table[t, SIZE], np.float32)
+        shown = at(table[t, SHOWN], table[t, SIZE], np.float32)
         if table[t, COUNT] >= 0:
-            index = _at(table[t, INDEX], table[t, COUNT], np.int32)
+            index = at(table[t, INDEX], table[t, COUNT], np.int32)
             shrink_at(latent, index, levels[t], shown)
         else:
-            shrink(latent, _at(table[t, MASK], table[t, SIZE], np.uint8), levels[t], shown)
+            shrink(latent, at(table[t, MASK], table[t, SIZE], np.uint8), levels[t], shown)
 
 
 # Entries between a clearing and a writing, so that both find them in a near cache.
@@ -449,10 +426,10 @@ def renew_all(table: Any, levels: Any) -> None:
     """
     for t in range(table.shape[0]):
         n = table[t, SIZE]
-        latent = _at(table[t, LATENT], n, np.float32)
-        shown = _at(table[t, SHOWN], n, np.float32)
-        index = _at(table[t, INDEX], table[t, COUNT], np.int32)
-        old = _at(table[t, OLD], max(table[t, OLD_COUNT], 0), np.int32)
+        latent = at(table[t, LATENT], n, np.float32)
+        shown = at(table[t, SHOWN], n, np.float32)
+        index = at(table[t, INDEX], table[t, COUNT], np.int32)
+        old = at(table[t, OLD], max(table[t, OLD_COUNT], 0), np.int32)
         a = b = 0
         for start in range(0, n, SPAN):
             stop = min(start + SPAN, n)

@@ -215,10 +215,10 @@ def top_k_masks(
     Linear time and no sort. On the CPU a sample brackets the threshold and one pass counts, writes
     the mask and gathers the few entries in doubt; two to four passes of histograms follow only
     when the sample misleads or when too many entries are equal. With a good guess in `near` that
-    pass is all: as long as reading the entries once, and writing the masks. Equal entries are selected
-    incumbents first, then first tensor first and row by row. On sharded tensors histograms of
-    65,536 counts are summed over the processes, two of them for float32, and then the numbers of
-    ties; no tensor is gathered.
+    pass is all: as long as reading the entries once, and writing the masks. Equal entries are
+    selected incumbents first, then first tensor first and row by row. On sharded tensors
+    histograms of 65,536 counts are summed over the processes, two of them for float32, and then
+    the numbers of ties; no tensor is gathered.
 
     Examples
     --------
@@ -436,7 +436,9 @@ def _by_bracket(
     starts = np.cumsum([0] + [a.size for a in arrays])
     n = int(starts[-1])
     lo, hi = bracket or _bracket(arrays, starts, count, order)
-    masks = [torch.empty(p.bits.shape, dtype=torch.bool) for p in pieces] if write else []
+    # From numpy, which asks the system for large pages: the first touch of small ones costs more
+    # than all the rest.
+    masks = [torch.from_numpy(np.empty(a.size, np.bool_)) for a in arrays] if write else []
     capacity = max(SMALL, n // 32)
     keys = np.empty(capacity, low.dtype)
     places = np.empty(capacity, np.int64)

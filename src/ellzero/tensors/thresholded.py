@@ -416,13 +416,13 @@ class Table:
         if near is not None:
             lo, hi = order.ends(near)
             inside = survey(rows, lo, hi, cuts, out, keys, spots)
-            if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+            if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
                 return cuts, keys[:inside], spots[:inside]
         arrays = [order.bits(t).numpy() for t in self.latents[part]]
         starts = np.cumsum([0] + [a.size for a in arrays])
         lo, hi = _bracket(arrays, starts, count, order)
         inside = survey(rows, lo, hi, cuts, out, keys, spots)
-        if 0 <= inside and cuts[-1] - inside < count <= cuts[-1]:
+        if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
             return cuts, keys[:inside], spots[:inside]
         return None
 

@@ -112,6 +112,7 @@ class SparseLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         self.train(linear.training)
         self._ready: Callable[[Tensor], Tensor] | None = None
+        self._quick: Callable[[Tensor], Tensor | None] | None = None
         self._dtype = weight.dtype
 
     @property
@@ -159,6 +160,11 @@ class SparseLinear(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """Return the product for inputs of shape (..., in_features)."""
+        quick = self._quick
+        if quick is not None:
+            out = quick(x)
+            if out is not None:
+                return out
         shape = x.shape
         ready = self._ready
         if ready is None or x.dtype is not self._dtype or not x.is_cpu or x.requires_grad:
@@ -170,8 +176,6 @@ class SparseLinear(nn.Module):
                 f"{tuple(shape)}.",
                 "Give the features along the last axis.",
             )
-        if len(shape) == 2 and shape[0] and x.is_contiguous():
-            return ready(x)  # the common case: small layers feel every call
         samples = x.reshape(-1, self.in_features).contiguous()
         if samples.shape[0] == 0:
             return x.new_zeros(*shape[:-1], self.out_features)
@@ -195,6 +199,8 @@ class SparseLinear(nn.Module):
             _check_layout(self)
             self._dtype = self.values.dtype
             self._ready = _PREPARE[self.backend](self)
+            if self.backend in _QUICK:
+                self._quick = _prepare_quick(self)
         return self._ready
 
     @override
@@ -207,14 +213,14 @@ class SparseLinear(nn.Module):
     # What is prepared points into the buffers, so it goes when they may move.
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseLinear:
-        self._ready = None
+        self._ready = self._quick = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        self._ready = None
+        self._ready = self._quick = None
         # Another weight of the same shape has another number of entries.
         for name in ("values", "cols"):
             given, own = state_dict.get(prefix + name), getattr(self, name)
@@ -223,7 +229,7 @@ class SparseLinear(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": None}
+        return {**self.__dict__, "_ready": None, "_quick": None}
 
 
 def _check(tensor: Tensor, what: str) -> None:
@@ -324,6 +330,48 @@ def _prepare_kernels(layer: SparseLinear) -> Callable[[Tensor], Tensor]:
     return product
 
 
+def _prepare_quick(layer: SparseLinear) -> Callable[[Tensor], Tensor | None]:
+    """Return the product for the common case, where a small layer feels every call.
+
+    It returns None for any other: a batch that is worth a transposed copy or several threads, an
+    input of another kind.
+    """
+    from ellzero.kernels import sparse_product as kernels
+
+    kernel = kernels.sliced_at if layer.backend == "sliced" else kernels.block_at
+    values, cols, starts = layer.values.numpy(), _columns(layer), layer.starts.numpy()
+    order = starts if layer.order is None else layer.order.numpy()
+    n_rows, n_columns, dtype = layer.out_features, layer.in_features, layer.values.dtype
+    n_lanes = 8 * (starts.size - 1)
+    bias = np.zeros(n_lanes, values.dtype)
+    given = None if layer.bias is None else layer.bias.numpy()
+    if given is not None and given.size == n_lanes:
+        bias, given = given, None
+    held = starts, order, bias
+    places = np.array([*(a.ctypes.data for a in held), n_rows, n_columns])
+    most = _FEW if layer.threads == 1 else min(_FEW, 2 * _WORK // max(layer.values.numel(), 1))
+
+    def product(x: Tensor) -> Tensor | None:
+        shape = x.shape
+        if (
+            len(shape) != 2
+            or shape[1] != n_columns
+            or not 0 < shape[0] <= most
+            or x.dtype is not dtype
+            or x.requires_grad
+            or not x.is_cpu
+            or not x.is_contiguous()
+        ):
+            return None
+        if given is not None:
+            held[2][: given.size] = given  # it may have been changed
+        out = torch.empty(shape[0], n_rows, dtype=dtype)
+        kernel(values, cols, places, x.data_ptr(), out.data_ptr(), shape[0])
+        return out
+
+    return product
+
+
 def _prepare_torch(layer: SparseLinear) -> Callable[[Tensor], Tensor]:
     import warnings
 
@@ -368,6 +416,9 @@ _PREPARE: dict[str, Callable[[SparseLinear], Callable[[Tensor], Tensor]]] = {
     "torch-csr": _prepare_torch,
     "scipy-csr": _prepare_scipy,
 }
+
+
+_QUICK = ("sliced", "blocks")
 
 
 # Threads ----------------------------------------------------------------------------------------
