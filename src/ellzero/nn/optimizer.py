@@ -27,14 +27,9 @@ from ellzero.nn.budgets import (
 from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.nn.state import plain_names, split, spread
-from ellzero.sets import L0Ball, ProductSet, SliceL0Ball
+from ellzero.nn.supports import SCORES, Supports, no_curvature
+from ellzero.sets import ProductSet
 from ellzero.tensors import named, thresholded
-from ellzero.tensors.scores import (
-    curvature_factors,
-    root_mean_square,
-    second_moment,
-    show_scaled,
-)
 from ellzero.validation import check_choice, check_integer, check_real
 
 log = logging.getLogger("ellzero")
@@ -42,9 +37,6 @@ log = logging.getLogger("ellzero")
 RECIPES = ("lazy", "straight_through", "iht", "acdc")
 # Recipes with latent values beside what the model holds.
 LATENT = ("lazy", "straight_through")
-SCORES = ("magnitude", "relative", "curvature")
-# Exponent of the curvature in the scores; 1 is the saliency of optimal brain damage.
-CURVATURE = 0.5
 # Where callbacks lay a copy of the state for hosts that load the inner optimizer alone.
 CARRIED = "ellzero.carried"
 
@@ -62,73 +54,6 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return plain(*args, **kwargs)
 
     return run
-
-
-class _Slot:
-    """One counted tensor; of a sharded one, the part that this process holds.
-
-    `shown` shares the memory of the parameter. `latent` is the same tensor where the recipe has
-    no latent values. The support is a mask, an index, or both; the mask is made when it is read.
-    """
-
-    __slots__ = (
-        "_index", "_mask", "axis", "drift", "factor", "is_sharded", "latent", "level", "name", "param", "shown",
-        "version",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        name: str,
-        param: nn.Parameter,
-        latent: Tensor,
-        shown: Tensor,
-        mask: Tensor,
-        axis: int | None = None,
-    ) -> None:
-        self.name, self.param, self.latent, self.shown = name, param, latent, shown
-        self._mask: Tensor | None = mask
-        self._index: Tensor | None = None
-        self.is_sharded = thresholded.is_sharded(param)
-        self.axis = axis
-        # What an entry's magnitude is multiplied by in its score: one number, or one each.
-        self.factor: float | Tensor = 1.0
-        self.level = 0.0
-        self.drift = 0.0
-        self.version = 0
-
-    @property
-    def mask(self) -> Tensor:
-        if self._mask is None:
-            assert self._index is not None
-            self._mask = thresholded.mark(self._index, self.shown)
-        return self._mask
-
-    @mask.setter
-    def mask(self, mask: Tensor) -> None:
-        self._mask = mask
-
-    @property
-    def index(self) -> Tensor | None:
-        return self._index
-
-    @index.setter
-    def index(self, index: Tensor | None) -> None:
-        if index is None and self._mask is None:
-            self._mask = self.mask
-        self._index = index
-
-    def hold(self, index: Tensor, level: float) -> None:
-        """Take another support, whose values are written already."""
-        self._index, self._mask = index, None
-        self.move(level)
-
-    def move(self, level: float) -> None:
-        """Take another threshold, and keep in mind how far it was from the old one."""
-        self.drift, self.level = max(abs(level - self.level), self.drift / 2), level
-
-    def share(self, part: Tensor) -> Tensor:
-        """Return a local tensor as one sharded like the parameter."""
-        return thresholded.share_like(part, self.param)
 
 
 class HardThresholding(torch.optim.Optimizer):
@@ -318,7 +243,6 @@ class HardThresholding(torch.optim.Optimizer):
         self.n_steps = 0
         self.n_skipped = 0
         self.is_finalized = False
-        self._said: set[str] = set()
         self._in_force: tuple[int, ...] = ()
         # The final budgets; -1 for sets that have none.
         self._asked = tuple(-1 if n is None else n for n in map(budget_of, self.sets))
@@ -329,14 +253,15 @@ class HardThresholding(torch.optim.Optimizer):
         self._held = {n: p for n, p in params.items() if id(p) in held} if average else {}
         # Laid out at once, so that a checkpoint finds their place in a fresh optimizer.
         self._means = {n: thresholded.zeros_wide(p) for n, p in self._held.items()}
-        self._slots: dict[str, _Slot] = {}
-        axes = {n: s.axis for s in self.sets if isinstance(s, SliceL0Ball) for n in s.names or ()}
-        self._table: thresholded.Table | None = None
-        for name in counted:
-            shown = thresholded.local(params[name])
-            latent = shown.clone() if recipe in LATENT else shown
-            mask = torch.zeros_like(shown, dtype=torch.bool)
-            self._slots[name] = _Slot(name, params[name], latent, shown, mask, axes.get(name))
+        self._supports = Supports(
+            params,
+            self.sets,
+            optimizer,
+            has_latent=recipe in LATENT,
+            power=self.power,
+            floor=floor,
+            scores=scores,
+        )
         self._sizes = tuple(size_of(s, params) for s in self.sets)
         self._choose()
 
@@ -349,17 +274,19 @@ class HardThresholding(torch.optim.Optimizer):
     @property
     def n_entries(self) -> int:
         """Entries that the budgets count."""
-        return sum(slot.param.numel() for slot in self._slots.values())
+        return sum(slot.param.numel() for slot in self._supports.slots.values())
 
     @property
     def n_nonzero(self) -> int:
         """Nonzeros of the counted tensors, counted now; over all shards."""
-        return sum(thresholded.count_true(s.param.detach() != 0) for s in self._slots.values())
+        return sum(
+            thresholded.count_true(s.param.detach() != 0) for s in self._supports.slots.values()
+        )
 
     @property
     def budget(self) -> int:
         """Most nonzeros that the sets allow, by the budget in force since the last choice."""
-        points = {n: s.param.detach() for n, s in self._slots.items()}
+        points = {n: s.param.detach() for n, s in self._supports.slots.items()}
         return sum(
             with_budget(s, n).max_nonzero({k: points[k] for k in s.names or ()})
             for s, n in zip(self.sets, self._in_force, strict=True)
@@ -370,14 +297,14 @@ class HardThresholding(torch.optim.Optimizer):
         """Nonzero rows or columns of the tensors that are counted by them, counted now."""
         return sum(
             thresholded.count_true(units.nonzero(s.param.detach(), s.axis))
-            for s in self._slots.values()
+            for s in self._supports.slots.values()
             if s.axis is not None
         )
 
     @property
     def target(self) -> int:
         """Most nonzeros that the sets allow by the final budget."""
-        points = {n: s.param.detach() for n, s in self._slots.items()}
+        points = {n: s.param.detach() for n, s in self._supports.slots.items()}
         return sum(s.max_nonzero({k: points[k] for k in s.names or ()}) for s in self.sets)
 
     def _budgets(self) -> tuple[int, ...]:
@@ -394,196 +321,7 @@ class HardThresholding(torch.optim.Optimizer):
         """Choose the supports anew from the latent values, and show them."""
         self._in_force = self._budgets()
         self.n_averaged = 0
-        place = 0
-        for s, count in zip(self.sets, self._in_force, strict=True):
-            names = s.names or ()
-            part = slice(place, place + len(names))
-            place = part.stop
-            if isinstance(s, L0Ball) and self._choose_by_table(part, count):
-                continue
-            scores = {n: self._slots[n].share(self._score(self._slots[n])) for n in names}
-            held = {n: self._slots[n].share(self._slots[n].mask) for n in names}
-            if isinstance(s, L0Ball):
-                masks, levels = self._select(count, scores, held)
-            elif isinstance(s, SliceL0Ball):
-                scores = {n: units.scores(t, s.axis) for n, t in scores.items()}
-                held = {n: units.kept(t, s.axis) for n, t in held.items()}
-                # Shrinking units by `power` cost accuracy in most trials.
-                unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
-                masks, levels = self._select(count, scores, held, unit)[0], {}
-            else:
-                now = with_budget(s, count)
-                masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
-            for name in names:
-                self._change(self._slots[name], masks[name], levels.get(name, 0.0))
-
-    def _score(self, slot: _Slot) -> Tensor:
-        """Return local values whose magnitudes are the scores."""
-        if self.scores == "magnitude":
-            return slot.latent
-        if self.scores == "relative":
-            slot.factor = 1 / root_mean_square(slot.share(slot.latent))
-        else:
-            # Before the first step nothing is known of the curvature.
-            moment = second_moment(self.state.get(slot.param, {}))
-            if moment is not None:
-                slot.factor = curvature_factors(moment, CURVATURE).to(slot.latent.device)
-            elif self.n_steps:
-                raise IncompatibleError(*_no_curvature(self.optimizer))
-            else:
-                slot.factor = torch.ones_like(slot.latent)
-        return (slot.latent * slot.factor).to(slot.latent.dtype)
-
-    def _tabulate(self) -> thresholded.Table | None:
-        """Return the slots as a table for the kernels, or None where those cannot take them."""
-        slots = self._slots.values()
-        if self.recipe not in LATENT or self.is_finalized or self.scores != "magnitude":
-            return None
-        table = self._table
-        if table is not None:
-            for slot, row in zip(slots, table.rows, strict=True):
-                if slot.latent is not row.latent or slot.shown is not row.shown:
-                    table = None
-                    break
-                index = slot.index
-                if index is not row.index or (index is None and slot.mask is not row.mask):
-                    row.place(index, None if index is not None else slot.mask, slot.level)
-        if table is None:
-            latents, shown = [s.latent for s in slots], [s.shown for s in slots]
-            if not thresholded.Table.fits(latents, shown, self.power):
-                return None
-            table = self._table = thresholded.Table(latents, shown, self.power)
-            for slot, row in zip(slots, table.rows, strict=True):
-                index = slot.index
-                row.place(index, None if index is not None else slot.mask, slot.level)
-        return table
-
-    def _choose_by_table(self, part: slice, count: int) -> bool:
-        """Choose the supports that share a budget in two passes; return whether that worked."""
-        slots = list(self._slots.values())[part]
-        sizes = [slot.latent.numel() for slot in slots]
-        if not 0 < count <= thresholded.FULL * sum(sizes) or slots[0].level <= 0:
-            return False
-        table = self._tabulate()
-        if table is None:
-            return False
-        least = self._least(count, sizes) if len(sizes) > 1 else [1]
-        # A tensor without entries is told of, by the other way.
-        chosen = table.choose(part, count, [max(n, 1) for n in least], _near(slots[0]))
-        if chosen is None:
-            return False
-        for slot, index in zip(slots, chosen[0], strict=True):
-            slot.hold(index, chosen[1])
-        return True
-
-    def _least(self, count: int, sizes: Sequence[int], unit: str = "entries") -> list[int]:
-        """Return what every tensor that shares a budget has to keep."""
-        if self.floor == 0 and unit == "entries":
-            return [0] * len(sizes)
-        one, total = int(count >= len(sizes)), sum(sizes)
-        return [max(one, int(self.floor * count * n / total)) for n in sizes]
-
-    def _change(self, slot: _Slot, mask: Tensor, level: float) -> None:
-        """Give a tensor another support, clearing the entries that left."""
-        slot.mask = thresholded.local(mask)
-        if slot.axis is not None:
-            slot.mask = units.spread(slot.mask, slot.latent, slot.axis).clone()
-        slot.move(level)
-        old, slot.index = slot.index, None
-        if slot.latent is slot.shown:
-            self._show(slot)
-            return
-        slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
-        if slot.index is not None and old is None:
-            slot.shown.zero_()
-        elif slot.index is not None and old is not None:
-            thresholded.clear(slot.shown, old)
-        self._show(slot)
-
-    def _select(
-        self,
-        count: int,
-        scores: Mapping[str, Tensor],
-        held: Mapping[str, Tensor],
-        unit: str = "entries",
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Return supports and thresholds of tensors that share a budget, none below its floor."""
-        near = _near(self._slots[next(iter(scores))])
-        masks, level = thresholded.top_k(scores, count, held, near)
-        levels = dict.fromkeys(scores, level)
-        total = sum(t.numel() for t in scores.values())
-        if len(scores) == 1 or count == total:
-            return masks, levels
-        sizes = [t.numel() for t in scores.values()]
-        least = dict(zip(scores, self._least(count, sizes, unit), strict=True))
-        poor: dict[str, int] = {}
-        while True:
-            counts = {n: thresholded.count_true(m) for n, m in masks.items() if n not in poor}
-            below = {n: least[n] for n, c in counts.items() if c < least[n]}
-            self._say_collapse(
-                [n for n, c in counts.items() if c == 0 and n not in below], below, unit
-            )
-            if not below:
-                return masks, levels
-            poor |= below
-            for name, few in below.items():
-                kept, levels[name] = thresholded.top_k(
-                    {name: scores[name]}, few, {name: held[name]}
-                )
-                masks |= kept
-            rest = {n: t for n, t in scores.items() if n not in poor}
-            kept, level = thresholded.top_k(
-                rest, count - sum(poor.values()), {n: held[n] for n in rest}
-            )
-            masks |= kept
-            levels |= dict.fromkeys(rest, level)
-
-    def _say_collapse(
-        self, lost: Sequence[str], raised: Mapping[str, int], unit: str = "entries"
-    ) -> None:
-        """Warn, once a tensor, that the budget alone would empty it."""
-        for name in [*lost, *raised]:
-            if name in self._said:
-                continue
-            self._said.add(name)
-            if name in raised and unit != "entries":
-                words = "The budget left %r with fewer than %d of its %s; the largest are kept."
-                log.warning(words, name, raised[name], unit)
-            elif name in raised:
-                log.warning(
-                    "The budget left %r with less than %g %% of a uniform share; `floor` keeps "
-                    "its %d largest entries.",
-                    name,
-                    100 * self.floor,
-                    raised[name],
-                )
-            else:
-                log.warning("The budget left %r without a nonzero entry.", name)
-
-    def _show(self, slot: _Slot) -> None:
-        """Let the parameter hold the thresholded values; exact zeros elsewhere."""
-        if slot.latent is slot.shown:
-            thresholded.keep(slot.shown, slot.mask)
-        else:
-            self._write(slot, slot.shown)
-
-    def _write(self, slot: _Slot, out: Tensor) -> None:
-        """Write the thresholded latent values of one tensor."""
-        if isinstance(slot.factor, Tensor):
-            show_scaled(
-                slot.latent, slot.mask, slot.index, slot.factor, slot.level, self.power, out
-            )
-            return
-        level = slot.level / slot.factor
-        thresholded.show(slot.latent, slot.mask, slot.index, level, self.power, out)
-
-    def _show_all(self) -> None:
-        table = self._tabulate()
-        if table is not None:
-            table.show()
-            return
-        for slot in self._slots.values():
-            self._show(slot)
+        self._supports.choose(self._in_force, self.n_steps == 0)
 
     # The step --------------------------------------------------------------------------------
 
@@ -614,7 +352,7 @@ class HardThresholding(torch.optim.Optimizer):
                 loss = closure()
         if self._is_preparation():
             return loss
-        for slot in self._slots.values():
+        for slot in self._supports.slots.values():
             if not slot.param.requires_grad:
                 raise IncompatibleError(
                     f"{slot.name!r} was frozen (`requires_grad` is False) after the budget was "
@@ -627,9 +365,9 @@ class HardThresholding(torch.optim.Optimizer):
             self.n_skipped += 1
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
-        written = self._follow()
+        written = self._supports.follow()
         self._mask_gradients()
-        if self.recipe in LATENT and not self.is_finalized:
+        if self._supports.has_latent:
             self._step_latent()
         else:
             with thresholded.flushed():
@@ -638,8 +376,8 @@ class HardThresholding(torch.optim.Optimizer):
         if not self.is_finalized and (written or self._is_due()):
             self._choose()
         else:
-            self._show_all()
-        for slot in self._slots.values():
+            self._supports.show_all()
+        for slot in self._supports.slots.values():
             slot.version = slot.param._version
         if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
             self._accumulate()
@@ -674,13 +412,13 @@ class HardThresholding(torch.optim.Optimizer):
         """Let the parameters hold their means over the frozen steps."""
         for name, param in self._held.items():
             thresholded.local(param).copy_(self._means[name])
-        for slot in self._slots.values():
-            self._show(slot)  # a mean may be zero, a kept entry may not
+        for slot in self._supports.slots.values():
+            self._supports.show(slot)  # a mean may be zero, a kept entry may not
             slot.version = slot.param._version
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
-        slots = self._slots.values()
+        slots = self._supports.slots.values()
         try:
             for slot in slots:
                 if slot.is_sharded:
@@ -708,54 +446,12 @@ class HardThresholding(torch.optim.Optimizer):
                 return True
         return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
 
-    def _follow(self) -> bool:
-        """Follow parameters that were moved, cast or written; return whether any was written."""
-        written = False
-        for slot in self._slots.values():
-            param, shown = slot.param, slot.shown
-            if slot.is_sharded:
-                if thresholded.local(param).data_ptr() != shown.data_ptr():
-                    self._follow_move(slot)
-            elif param.data_ptr() != shown.data_ptr() or param.dtype != shown.dtype:
-                self._follow_move(slot)
-            if slot.param._version != slot.version and slot.latent is not slot.shown:
-                written |= self._follow_write(slot)
-        return any_process(written, (slot.param for slot in self._slots.values()))
-
-    def _follow_move(self, slot: _Slot) -> None:
-        shown = thresholded.local(slot.param)
-        same = slot.latent is slot.shown
-        slot.latent = shown if same else slot.latent.to(shown)
-        slot.mask = slot.mask.to(shown.device)
-        if slot.index is not None:
-            slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
-        if isinstance(slot.factor, Tensor):
-            slot.factor = slot.factor.to(shown.device)
-        slot.shown = shown
-        self._show(slot)
-
-    def _follow_write(self, slot: _Slot) -> bool:
-        expected = torch.zeros_like(slot.shown)
-        self._write(slot, expected)
-        if torch.equal(expected, slot.shown):
-            return False
-        slot.latent.copy_(slot.shown)
-        slot.index = None  # the next pass clears what was written off the support
-        if "written" not in self._said:
-            self._said.add("written")
-            log.warning(
-                "%r was written outside the optimizer; its latent values start again from what "
-                "was written.",
-                slot.name,
-            )
-        return True
-
     def _mask_gradients(self) -> None:
         """Shrink gradients off the support; in a sparse phase of AC/DC they are zero."""
         factor = 0.0 if self.recipe == "acdc" else self.pruned_gradient
         if factor == 1.0 or (self.is_finalized and self.recipe != "acdc"):
             return
-        for slot in self._slots.values():
+        for slot in self._supports.slots.values():
             if slot.param.grad is not None:
                 grad = thresholded.local(slot.param.grad)
                 grad.copy_(torch.where(slot.mask, grad, grad * factor))
@@ -800,21 +496,20 @@ class HardThresholding(torch.optim.Optimizer):
                 f"got step {self.n_steps}.",
                 "Train on, or give a schedule with a smaller `freeze`.",
             )
-        for slot in self._slots.values():
+        for slot in self._supports.slots.values():
             slot.version = -1  # what is written to `param.data` does not count as a version
-        written = self._follow() or self.is_finalized
+        written = self._supports.follow() or self.is_finalized
         stale = self._budgets() != self._in_force or not self.schedule.is_frozen(self.n_steps)
         if stale and not written:
             self._choose()
-        for slot in self._slots.values():
-            slot.latent, slot.index, slot.factor = slot.shown, None, 1.0
+        self._supports.drop_latent()
         if written:
             self._choose()
         elif self.n_averaged:
             self._take_means()
         self.is_finalized = True
         if dtype is not None:
-            for slot in self._slots.values():
+            for slot in self._supports.slots.values():
                 thresholded.fit_to(slot.shown, slot.mask, dtype)
 
     # State -----------------------------------------------------------------------------------
@@ -873,9 +568,10 @@ class HardThresholding(torch.optim.Optimizer):
             "is_finalized": self.is_finalized,
             "in_force": list(self._in_force),
             "latent": self.latent,
-            "masks": {n: s.share(s.mask) for n, s in self._slots.items()},
+            "masks": {n: s.share(s.mask) for n, s in self._supports.slots.items()},
             "levels": {
-                n: torch.tensor(s.level, dtype=torch.float64) for n, s in self._slots.items()
+                n: torch.tensor(s.level, dtype=torch.float64)
+                for n, s in self._supports.slots.items()
             },
             "n_averaged": self.n_averaged,
             "means": {n: thresholded.share_like(t, self._held[n]) for n, t in self._means.items()},
@@ -887,13 +583,13 @@ class HardThresholding(torch.optim.Optimizer):
     @property
     def latent(self) -> dict[str, Tensor]:
         """Dense values behind the counted parameters, by name; sharded like them."""
-        return {n: s.share(s.latent) for n, s in self._slots.items()}
+        return {n: s.share(s.latent) for n, s in self._supports.slots.items()}
 
     def _numbers(self) -> dict[str, int]:
         """Return the place in the optimizer of every parameter that has a state of ours."""
         held = [p for group in self.param_groups for p in group["params"]]
         places = {id(p): i for i, p in enumerate(held)}
-        ours = self._held | {n: s.param for n, s in self._slots.items()}
+        ours = self._held | {n: s.param for n, s in self._supports.slots.items()}
         return {n: places[id(p)] for n, p in ours.items()}
 
     @override
@@ -919,7 +615,7 @@ class HardThresholding(torch.optim.Optimizer):
             ours = self._check_state(ours)
         except InvalidParameterError as error:
             wrong = error
-        if any_process(wrong is not None, (s.param for s in self._slots.values())):
+        if any_process(wrong is not None, (s.param for s in self._supports.slots.values())):
             raise wrong or InvalidParameterError(
                 "`state_dict` does not fit on another process.",
                 "See the message of that process.",
@@ -930,11 +626,12 @@ class HardThresholding(torch.optim.Optimizer):
         self._share()
         self.n_steps, self.n_skipped = ours["n_steps"], ours["n_skipped"]
         self.is_finalized = ours["is_finalized"]
+        self._supports.has_latent = self.recipe in LATENT and not self.is_finalized
         self._in_force = tuple(ours["in_force"])
-        for name, slot in self._slots.items():
+        for name, slot in self._supports.slots.items():
             latent = thresholded.local(ours["latent"][name])
             slot.shown = thresholded.local(slot.param)
-            if self.recipe not in LATENT or self.is_finalized:
+            if not self._supports.has_latent:
                 slot.latent = slot.shown
                 slot.shown.copy_(latent)
             else:
@@ -952,7 +649,7 @@ class HardThresholding(torch.optim.Optimizer):
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
-            self._show(slot)
+            self._supports.show(slot)
             slot.version = slot.param._version
         self.n_averaged = ours["n_averaged"]
         for name, mean in ours.get("means", {}).items():
@@ -964,7 +661,7 @@ class HardThresholding(torch.optim.Optimizer):
             n: s.share(s.factor)
             if isinstance(s.factor, Tensor)
             else torch.tensor(s.factor, dtype=torch.float64)
-            for n, s in self._slots.items()
+            for n, s in self._supports.slots.items()
         }
 
     def _check_state(self, ours: dict[str, Any] | None) -> dict[str, Any]:
@@ -975,7 +672,7 @@ class HardThresholding(torch.optim.Optimizer):
                 "Resume with the optimizer state that was saved by the sparse run.",
             )
         self.check_settings(ours["settings"])
-        for name, slot in self._slots.items():
+        for name, slot in self._supports.slots.items():
             given = ours.get("latent", {}).get(name)
             part = None if given is None else thresholded.local(given).shape
             if given is None or given.shape != slot.param.shape or part != slot.latent.shape:
@@ -988,25 +685,20 @@ class HardThresholding(torch.optim.Optimizer):
     @override
     def __getstate__(self) -> dict[str, Any]:
         left = ("step", "zero_grad")  # wrapped by learning-rate schedulers, which wrap anew
-        kept = {k: v for k, v in self.__dict__.items() if k not in left and "_hooks" not in k}
-        return {**kept, "_table": None}  # it holds addresses
+        return {k: v for k, v in self.__dict__.items() if k not in left and "_hooks" not in k}
 
     @override
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_slots" not in state:  # the base class loads groups by this method too
+        if "_supports" not in state:  # the base class loads groups by this method too
             return
         self._share()
-        for slot in self._slots.values():
-            same = slot.latent is slot.shown
-            slot.shown = thresholded.local(slot.param)
-            slot.latent = slot.shown if same else slot.latent
-            slot.version = slot.param._version
+        self._supports.attach()
 
     @override
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuse parameters after construction, once the budget is fixed."""
-        if hasattr(self, "_slots"):
+        if hasattr(self, "_supports"):
             raise IncompatibleError(
                 "A parameter cannot be added after the budget was fixed.",
                 "Build the optimizer and `HardThresholding` again with all parameters.",
@@ -1024,7 +716,7 @@ def _check_options(
 ) -> None:
     """Refuse options that do not go together."""
     if scores == "curvature" and isinstance(optimizer, torch.optim.SGD):
-        raise IncompatibleError(*_no_curvature(optimizer))
+        raise IncompatibleError(*no_curvature(optimizer))
     if pruned_gradient != 1.0 and recipe == "acdc":
         raise InvalidParameterError(
             f"`pruned_gradient` must be 1.0 with recipe 'acdc', got {pruned_gradient:g}.",
@@ -1035,23 +727,6 @@ def _check_options(
             f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
             "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
         )
-
-
-def _no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
-    return (
-        "`scores='curvature'` needs an optimizer that averages squared gradients, got "
-        f"`{type(optimizer).__name__}`.",
-        "Use `torch.optim.AdamW`, or another score.",
-    )
-
-
-def _near(slot: _Slot) -> tuple[float, float] | None:
-    """Return where the threshold is looked for first; a wrong guess costs time only."""
-    if slot.level <= 0:
-        return None
-    # It moves little between two choices.
-    width = max(2 * slot.drift, 2e-3 * slot.level)
-    return slot.level - width, slot.level + width
 
 
 def check_parameters(
