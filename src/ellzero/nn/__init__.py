@@ -6,6 +6,7 @@ from ellzero.nn.certificate import certify
 from ellzero.nn.freezing import freeze_support, kept_zeros
 from ellzero.nn.layers import LayerSummary, Summary, summary
 from ellzero.nn.optimizer import HardThresholding
+from ellzero.nn.polishing import polish
 from ellzero.nn.processes import check_same_support, support_hash
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "freeze_support",
     "kept_zeros",
     "make_balls",
+    "polish",
     "prunable",
     "schedules",
     "summary",

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ellzero.certificates import verify
-from ellzero.core.problem import AbstractSparseSet, Problem
+from ellzero.core.problem import AbstractSparseSet
 from ellzero.core.result import Certificate
-from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.nn.budgets import Budget, make_balls, prunable
-from ellzero.objectives import ModuleLoss
-from ellzero.sets import L0Ball, ProductSet
-from ellzero.tensors import thresholded
-from ellzero.typing import Params
-from ellzero.validation import check_integer
+from ellzero.nn.budgets import Budget
+from ellzero.nn.posing import pose, reference_point
 
 
 def certify(
@@ -127,124 +120,28 @@ def certify(
     >>> certificate.claim.name, certificate.measures["n_nonzero"], certificate.measures["budget"]
     ('STATIONARY', 2, 2)
     """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    params = dict(model.named_parameters())
-    if any(thresholded.is_sharded(p) for p in params.values()):
-        raise IncompatibleError(
-            "`model` must hold whole parameters, got sharded ones.",
-            "Gather them first: `get_model_state_dict` of torch.distributed.checkpoint with "
-            "`full_state_dict=True` gives a state for a plain model.",
-        )
-    if n_nonzero is not None and constraint is not None:
-        raise InvalidParameterError(
-            "At most one of `n_nonzero` and `constraint` must be given, got both."
-        )
-    if constraint is None:
-        constraint = _budget(model, n_nonzero, names, allocation, structure)
-    elif constraint.names is None:
-        constraint = replace(constraint, names=tuple(prunable(model)))  # type: ignore[type-var]
-    reference = None if dense is None else _reference(dense, params)
-    if max_samples is not None:
-        check_integer("max_samples", max_samples, 1)
-    # A copy, so that neither the mode nor a hook of the model is touched.
-    frozen = copy.deepcopy(model).eval()
-    taken = list(_take(loader, max_samples, next(iter(params.values())).device))
-    objective = ModuleLoss.from_batches(frozen, criterion, taken, ridge)
+    posed = pose(
+        model,
+        criterion,
+        loader,
+        n_nonzero=n_nonzero,
+        constraint=constraint,
+        names=names,
+        allocation=allocation,
+        structure=structure,
+        ridge=ridge,
+        max_samples=max_samples,
+    )
     found = verify(
-        Problem(objective, constraint),
-        objective.current_params(),
+        posed.problem,
+        posed.params,
         tol=tol,
-        dense=reference,
+        dense=None if dense is None else reference_point(dense, posed.params),
         step_size=step_size,
         swaps="none",
     )
-    n_samples = sum(_length(x) for x, _ in taken)
-    said = [f"The loss is the mean over {n_samples} samples, in evaluation mode."]
-    if max_samples is not None and n_samples == max_samples:
-        said[0] += " They are the first that the loader gave."
-    if n_nonzero is None and isinstance(constraint, L0Ball):
-        said.append("The budget is the number of nonzeros that the model has.")
     return replace(
         found,
-        assumptions=(*said, *found.assumptions),
-        measures={**found.measures, "n_samples": n_samples},
-    )
-
-
-def _budget(
-    model: nn.Module,
-    n_nonzero: Budget | None,
-    names: Sequence[str] | None,
-    allocation: str,
-    structure: str,
-) -> AbstractSparseSet:
-    if n_nonzero is None:
-        (ball,) = make_balls(model, 1.0, names=names)
-        params = dict(model.named_parameters())
-        counted = ball.names or ()
-        return L0Ball(
-            sum(thresholded.count_true(params[n].detach() != 0) for n in counted), counted
-        )
-    balls = make_balls(model, n_nonzero, names=names, allocation=allocation, structure=structure)
-    return balls[0] if len(balls) == 1 else ProductSet(balls)
-
-
-def _reference(
-    dense: nn.Module | Mapping[str, Tensor], params: Mapping[str, nn.Parameter]
-) -> Params:
-    """Return the dense point, by the names of the parameters that train."""
-    state = dense.state_dict() if isinstance(dense, nn.Module) else dense
-    out = {}
-    for name, param in params.items():
-        if not param.requires_grad:
-            continue
-        if name not in state or state[name].shape != param.shape:
-            given = "none" if name not in state else f"shape {tuple(state[name].shape)}"
-            raise InvalidParameterError(
-                f"`dense` must hold {name!r} of shape {tuple(param.shape)}, got {given}.",
-                "Give the dense network of the same class, or its `state_dict()`.",
-            )
-        out[name] = state[name].detach().to(param.device)
-    return out
-
-
-def _take(
-    loader: Iterable[Any], max_samples: int | None, device: torch.device
-) -> Iterator[tuple[Any, Any]]:
-    """Return batches on the device, the last one cut where enough samples were taken."""
-    left = max_samples
-    for batch in loader:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise InvalidParameterError(
-                f"`loader` must give pairs of inputs and targets, got {type(batch).__name__}.",
-                "Make them on the way: `((b['x'], b['y']) for b in loader)`.",
-            )
-        moved = _move(tuple(batch), device)
-        size = _length(moved[0])
-        if left is not None and size > left:
-            moved, size = _cut(moved, left, size), left
-        yield moved
-        if left is not None:
-            left -= size
-            if left == 0:
-                return
-
-
-def _length(x: Any) -> int:
-    """Return the number of samples of inputs; 0 where there is no tensor."""
-    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else (x,)
-    return next((len(t) for t in parts if isinstance(t, Tensor) and t.ndim), 0)
-
-
-def _move(value: Any, device: torch.device) -> Any:
-    return torch.utils._pytree.tree_map(
-        lambda t: t.to(device) if isinstance(t, Tensor) else t, value
-    )
-
-
-def _cut(value: Any, n: int, size: int) -> Any:
-    """Return the first samples of everything that has one for each."""
-    return torch.utils._pytree.tree_map(
-        lambda t: t[:n] if isinstance(t, Tensor) and t.ndim and len(t) == size else t, value
+        assumptions=(*posed.said, *found.assumptions),
+        measures={**found.measures, "n_samples": posed.n_samples},
     )

@@ -1,6 +1,7 @@
 """Solvers: each says how to step; `ellzero.core.solver.iterate` runs them."""
 
 from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
 from ellzero.solvers.starts import dense_minimizer, make_starts, random_starts
@@ -29,6 +30,7 @@ __all__ = [
     "SubspacePursuit",
     "dense_minimizer",
     "make_starts",
+    "polish",
     "random_starts",
     "refit",
 ]

@@ -8,31 +8,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from ellzero.core.problem import Problem
-from ellzero.core.result import Result, Status
-from ellzero.core.solver import Callback, SolverState, iterate
+from ellzero.core.result import Result
+from ellzero.core.solver import SolverState
 from ellzero.sets import L0Ball
-from ellzero.solvers import IHT, refit
+from ellzero.solvers import polish
+from ellzero.solvers.polish import SOLVER
 from ellzero.solving import solve
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named
-from ellzero.tensors.named import Batch
 from ellzero.training.experiment import Experiment, build_network
 from ellzero.training.minibatch import Samples, fit
 from ellzero.training.settings import Between, Watch, squeezed_mse
-from ellzero.typing import Masks, Params
+from ellzero.typing import Params
 
-# Polish of networks: rounds, and in each: steps of hard thresholding, pieces of a refit and the
-# L-BFGS iterations of one piece. A step of a large network takes long: it gets fewer.
+# Polish of networks: rounds, and in each steps of hard thresholding and pieces of a minimization.
+# A step of a large network takes long: it gets fewer.
 NETWORK_ROUNDS, NETWORK_ROUNDS_LARGE = 5, 8
 NETWORK_STEPS, NETWORK_STEPS_LARGE = 300, 60
 NETWORK_PIECES, NETWORK_PIECES_LARGE = 10, 4
-NETWORK_REFIT = 100
 LARGE_NETWORK = 10_000
-# A refit ends when a unit gradient step moves no entry by more than this share of the largest.
 NETWORK_REFIT_TOL = 1e-9
 NETWORK_REFIT_TOL_LARGE = 1e-7
-NETWORK_SOLVER = IHT(step_size="backtracking", tol=1e-9)
 
 
 def solve_network(
@@ -53,16 +49,19 @@ def solve_network(
     point, curves = train_network(
         experiment, budget, checkpoint=checkpoint, watch=watch, stop=stop
     )
-    point = polish(problem, point, between, callback)
+    rounds, steps, pieces, tol = _effort(named.size(point))
+    point = polish(
+        problem, point, rounds=rounds, steps=steps, pieces=pieces, tol=tol, stop=between
+    )
     # Of a large network the support may still move: then the last refit is what is certified.
     steps = 0 if named.size(point) > LARGE_NETWORK else NETWORK_STEPS
-    result = solve(problem, NETWORK_SOLVER, point, max_iter=steps, callback=callback)
+    result = solve(problem, SOLVER, point, max_iter=steps, callback=callback)
     return result, curves
 
 
-def _effort(problem: Problem) -> tuple[int, int, int, float]:
-    """Return the rounds, steps, pieces of a refit and its tolerance that a network can afford."""
-    if named.size(problem.objective.init_params()) > LARGE_NETWORK:
+def _effort(n_entries: int) -> tuple[int, int, int, float]:
+    """Return the rounds, steps, pieces and tolerance of the polish that a network can afford."""
+    if n_entries > LARGE_NETWORK:
         return (
             NETWORK_ROUNDS_LARGE,
             NETWORK_STEPS_LARGE,
@@ -108,29 +107,3 @@ def train_network(
     )
     trained = {name: p.detach().clone() for name, p in model.named_parameters()}
     return L0Ball(budget).project(trained), fitted.curves.to_dict()
-
-
-def polish(problem: Problem, point: Params, between: Between, callback: Callback) -> Params:
-    """Alternate hard thresholding and minimization on the support until the support stays."""
-    batch = named.to_batch(point)
-    rounds, steps, *_ = _effort(problem)
-    for _ in range(rounds):
-        run = iterate(problem, NETWORK_SOLVER, batch, max_iter=steps, callback=callback)
-        before, masks = named.nonzero_masks(batch), named.nonzero_masks(run.params)
-        batch = _refit(problem, masks, run.params, between)
-        same = all(torch.equal(masks[n], m) for n, m in before.items())
-        if same or run.status(0) is Status.INTERRUPTED:
-            break
-    return named.row(batch, 0)
-
-
-def _refit(problem: Problem, masks: Masks, batch: Batch, between: Between) -> Batch:
-    """Minimize on the support, piece by piece so that an interrupt is noticed."""
-    pieces, tol = _effort(problem)[2:]
-    for piece in range(pieces):
-        batch = refit(problem.objective, masks, batch, max_iter=NETWORK_REFIT)
-        grad = problem.objective.value_and_grad(batch)[1]
-        left = named.to_float(named.flatten(named.mask(grad, masks)).abs().max())
-        if between(piece) or left <= tol * named.to_float(named.flatten(batch).abs().max()):
-            break
-    return batch
