@@ -283,7 +283,7 @@ class HardThresholding(torch.optim.Optimizer):
     def _tabulate(self) -> thresholded.Table | None:
         """Return the slots as a table for the kernels, or None where those cannot take them."""
         slots = self._slots.values()
-        if self.recipe != "lazy" or self.is_finalized:
+        if self.recipe != "lazy" or self.is_finalized or any(s.is_sharded for s in slots):
             return None
         table = self._table
         if table is not None:
