@@ -306,6 +306,14 @@ def main():
         "models": [],
         "losses": [],
     }
+
+    def write():
+        # After every row: where threads outnumber free cores, the rest may take too long.
+        rows = report["layers"] + report["models"]
+        report["losses"] = [f"{name_of(row)}: {v}" for row in rows for v in verdicts(row)]
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
     before = torch.get_num_threads()
     for threads in arguments.threads:
         torch.set_num_threads(threads)
@@ -314,20 +322,18 @@ def main():
             row = run_layer(size, zeros, pattern, batch, threads, arguments.rounds)
             report["layers"].append(row)
             show(row)
+            write()
     for threads in arguments.model_threads:
         torch.set_num_threads(threads)
         for name, batch, zeros in itertools.product(MODELS, BATCHES, ZEROS):
             row = run_model(name, zeros, batch, threads, arguments.rounds)
             report["models"].append(row)
             show(row)
+            write()
     torch.set_num_threads(before)
-    for row in report["layers"] + report["models"]:
-        report["losses"] += [f"{name_of(row)}: {verdict}" for verdict in verdicts(row)]
     print("\nlosses" if report["losses"] else "\nno losses")
     for line in report["losses"]:
         print(line)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

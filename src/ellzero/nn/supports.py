@@ -136,6 +136,9 @@ class Supports:
         self.said: set[str] = set()
         self.slots: dict[str, Slot] = {}
         self._table: thresholded.Table | None = None
+        self._is_sharded = any(
+            thresholded.is_sharded(params[n]) for s in sets for n in s.names or ()
+        )
         axes = {n: s.axis for s in sets if isinstance(s, SliceL0Ball) for n in s.names or ()}
         for name in (name for s in sets for name in s.names or ()):
             shown = thresholded.local(params[name])
@@ -213,7 +216,7 @@ class Supports:
     def _tabulate(self) -> thresholded.Table | None:
         """Return the slots as a table for the kernels, or None where those cannot take them."""
         slots = self.slots.values()
-        if not self.has_latent or self.scores != "magnitude":
+        if not self.has_latent or self.scores != "magnitude" or self._is_sharded:
             return None
         table = self._table
         if table is not None:
