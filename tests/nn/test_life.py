@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.nn import HardThresholding, freeze_support, schedules
+from ellzero.nn import HardThresholding, checkpoints, freeze_support, kept_zeros, schedules
 
 STEPS = 20
 
@@ -443,3 +443,63 @@ def test_fine_tuning_keeps_the_zeros_of_a_sparse_model():
         freeze_support(network(), optimizer)
     with pytest.raises(IncompatibleError, match="got a `HardThresholding`"):
         freeze_support(model, wrap(model))
+
+
+def test_an_edit_that_loses_a_weight_is_told_and_the_others_keep_their_zeros():
+    model = network()
+    with torch.no_grad():
+        for i in (0, 3):
+            model[i].weight[0] = 0
+
+    def edit():
+        with kept_zeros(model):
+            model[0] = nn.Linear(12, 21)
+            model[3].weight.data += 1
+
+    with pytest.raises(IncompatibleError) as caught:
+        edit()
+    assert str(caught.value) == (
+        "The edit must leave every weight that holds zeros in the model, got '0.weight' missing "
+        "or of another shape.\nhint: Merge each adapter into the weight that it adapts."
+    )
+    assert not model[3].weight[0].any()
+    words = "must hold zeros in its weights"
+    with pytest.raises(InvalidParameterError, match=words), kept_zeros(network()):
+        pass
+
+
+def test_checkpoints_that_do_not_fit_change_nothing(tmp_path):
+    model, dense = network(), network()
+    optimizer, base = wrap(model), torch.optim.AdamW(dense.parameters())
+    train(model, optimizer, 0, 3)
+    checkpoints.save(tmp_path / "dense", dense, base)
+    checkpoints.save(tmp_path / "other", dense, wrap(dense, budget=41))
+    before = copy.deepcopy(state(model, optimizer))
+    hint = "Give a folder that `checkpoints.save` wrote, and build the model and the optimizer "
+    with pytest.raises(InvalidParameterError) as caught:
+        checkpoints.load(tmp_path / "none", model, optimizer)
+    assert str(caught.value) == (
+        f"'{tmp_path / 'none'}' must hold a checkpoint of this run, got: there is none.\n"
+        f"hint: {hint}as they were then."
+    )
+    with pytest.raises(InvalidParameterError, match="Missing key in checkpoint"):
+        checkpoints.load(tmp_path / "dense", model, optimizer)
+    with pytest.raises(InvalidParameterError, match="was saved with sets"):
+        checkpoints.load(tmp_path / "other", model, optimizer)
+    same(before, state(model, optimizer))
+    assert optimizer.n_steps == 3
+
+
+def test_building_the_state_for_a_checkpoint_is_no_step(tmp_path):
+    for make in (torch.optim.AdamW, torch.optim.SGD):
+        runs = []
+        for saves in (False, True):
+            model = network()
+            optimizer = wrap(model, base=make(model.parameters(), lr=0.01))
+            for i in range(8):
+                if saves:
+                    checkpoints.save(tmp_path / f"{make.__name__}{i}", model, optimizer)
+                    assert optimizer.n_steps == i
+                train(model, optimizer, i, i + 1)
+            runs.append(state(model, optimizer))
+        same(*runs)

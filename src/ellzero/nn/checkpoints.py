@@ -129,7 +129,7 @@ def _read(folder: str | os.PathLike[str], wanted: dict[str, Any]) -> None:
             state_dict_loader.load(wanted, checkpoint_id=folder)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        missing = isinstance(cause, FileNotFoundError)
+        missing = not os.path.exists(os.path.join(folder, ".metadata"))
         what = "there is none" if missing else str(cause).strip().rstrip(".")
         raise InvalidParameterError(
             f"'{os.fspath(folder)}' must hold a checkpoint of this run, got: {what}.",
