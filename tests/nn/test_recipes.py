@@ -385,20 +385,23 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("at", [8, 13, 17])
-def test_resume_is_bit_for_bit(options, at):
+@pytest.mark.parametrize(
+    ("at", "dtype"),
+    [(8, torch.float32), (13, torch.float32), (17, torch.float32), (13, torch.bfloat16)],
+)
+def test_resume_is_bit_for_bit(options, at, dtype):
     # 13 lies between two choices of the support, 17 within the averaged phase.
-    straight = network()
+    straight = network(dtype=dtype)
     optimizer = wrap(straight, **options)
     train(straight, optimizer, 0, STEPS)
-    first = network()
+    first = network(dtype=dtype)
     theirs = wrap(first, **options)
     train(first, theirs, 0, at)
     buffer = io.BytesIO()
     torch.save([first.state_dict(), theirs.state_dict()], buffer)
     buffer.seek(0)
     weights, saved = torch.load(buffer, weights_only=True)
-    again = network(seed=3)
+    again = network(seed=3, dtype=dtype)
     resumed = wrap(again, **options)
     train(again, resumed, 0, 2)
     again.load_state_dict(weights)

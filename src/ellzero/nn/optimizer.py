@@ -855,7 +855,9 @@ class HardThresholding(torch.optim.Optimizer):
             if "factors" in ours:
                 factor = thresholded.local(ours["factors"][name])
                 whole = factor.ndim > 0
-                slot.factor = factor.to(slot.shown, copy=True) if whole else named.to_float(factor)
+                slot.factor = (
+                    factor.to(slot.shown.device, copy=True) if whole else named.to_float(factor)
+                )
             if slot.latent is not slot.shown:
                 slot.index = thresholded.positions(slot.mask, slot.latent, self.power)
                 slot.shown.zero_()
