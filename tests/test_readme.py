@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -12,9 +14,11 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_example_prints_what_the_readme_says() -> None:
-    (code,) = blocks("python")
-    (shown,) = blocks("text")
+@pytest.mark.parametrize(
+    ("code", "shown"), list(zip(blocks("python"), blocks("text"), strict=True)), ids=[0, 1]
+)
+def test_the_python_examples_print_what_the_readme_says(code, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, "README.md", "exec"), {})

@@ -145,8 +145,8 @@ class HardThresholding(torch.optim.Optimizer):
     .. [1] S. Damadi, S. Zolfaghari, M. Rezaie and J. Shen, "Learning a Sparse Neural Network
        using IHT", arXiv:2404.18414.
     .. [2] A. Peste et al., "AC/DC", arXiv:2106.12379.
-    .. [3] A. Glentis Georgoulakis, G. Retsinas and P. Maragos, "Feather: an elegant solution to
-       effective DNN sparsification", arXiv:2310.02448 (power 3, scaled gradients).
+    .. [3] "Feather: an elegant solution to effective DNN sparsification", arXiv:2310.02448 (the
+       operator with power 3, scaled gradients).
     .. [4] Y. LeCun, J. Denker and S. Solla, "Optimal brain damage", NIPS, 1989 (curvature).
 
     Examples
