@@ -14,24 +14,24 @@ CHOICES: dict[str, tuple[object, ...]] = {}
 END = 0.5
 
 
-def operator(values: Tensor, mask: Tensor, level: float) -> Tensor:
-    """Return sign(w) (|w|^3 - level^3)^(1/3) on the mask, where |w| > level, and zeros."""
+def operator(values: Tensor, level: float) -> Tensor:
+    """Return sign(w) (|w|^3 - level^3)^(1/3) where |w| is above the level, else 0."""
     size = values.abs()
     # The factored difference of cubes does not round to zero for |w| just above the level.
     cubed = (size - level).clamp(min=0) * (size * size + size * level + level * level)
-    return torch.where(mask, values.sign() * cubed.pow(1 / 3), 0.0)
+    return values.sign() * cubed.pow(1 / 3)
 
 
 @torch.no_grad()
 def show(task: Task, latent: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     """Write the thresholded latent values into the network and return the masks."""
-    for name, param in task.weights.items():
-        param.copy_(latent[name])
-    masks = task.largest(count)
+    masks = task.largest(count, latent)
     # The level is the largest magnitude that is pruned, so that no kept entry becomes zero.
-    level = max(float(torch.where(m, 0.0, latent[n].abs()).max()) for n, m in masks.items())
+    level = max(float(latent[n].abs().masked_fill_(m, 0.0).max()) for n, m in masks.items())
     for name, param in task.weights.items():
-        param.copy_(operator(latent[name], masks[name], level))
+        index = masks[name].view(-1).nonzero().view(-1)
+        param.zero_()
+        param.view(-1)[index] = operator(latent[name].view(-1)[index], level)
     return masks
 
 
@@ -42,13 +42,13 @@ def train(task: Task) -> None:
     latent = {n: p.detach().clone() for n, p in task.weights.items()}
     masks = show(task, latent, task.n_entries)
     for step in task.steps(optimizer):
+        shown = {n: p.data for n, p in task.weights.items()}
         for name, param in task.weights.items():
             if scale != 1.0:
-                param.grad.mul_(torch.where(masks[name], 1.0, scale))
-            param.data.copy_(latent[name])
+                param.grad.mul_(masks[name].float().mul_(1 - scale).add_(scale))
+            param.data = latent[name]
         optimizer.step()
         for name, param in task.weights.items():
-            latent[name].copy_(param.detach())
-        masks = show(
-            task, latent, cubic(step + 1, END * task.n_steps, task.n_nonzero, task.n_entries)
-        )
+            param.data = shown[name]
+        count = cubic(step + 1, END * task.n_steps, task.n_nonzero, task.n_entries)
+        masks = show(task, latent, count)

@@ -72,9 +72,8 @@ class Task:
         """Return masks of the `count` largest magnitudes over all counted weights together."""
         tensors = {n: p.detach() for n, p in (self.weights if of is None else of).items()}
         # A guess near the last threshold changes the time alone.
-        near = (0.99 * self._level, 1.01 * self._level) if self._level and of is None else None
-        masks, level = thresholded.top_k(tensors, count, {}, near)
-        self._level = level if of is None else self._level
+        near = (0.99 * self._level, 1.01 * self._level) if self._level else None
+        masks, self._level = thresholded.top_k(tensors, count, {}, near)
         return masks
 
     @torch.no_grad()
