@@ -38,7 +38,7 @@ def show(task: Task, latent: dict[str, Tensor], count: int) -> dict[str, Tensor]
 def train(task: Task) -> None:
     """Gradients of pruned weights count half above 95 % zeros, and fully up to there."""
     optimizer = task.adam()
-    scale = 0.5 if task.n_nonzero < 0.05 * task.n_entries - 1 else 1.0
+    scale = 0.5 if task.n_nonzero < round(0.05 * task.n_entries) else 1.0
     latent = {n: p.detach().clone() for n, p in task.weights.items()}
     masks = show(task, latent, task.n_entries)
     for step in task.steps(optimizer):
