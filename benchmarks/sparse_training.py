@@ -8,9 +8,10 @@ Run from the root of the repository, on one thread:
 FOLDER (or the variable ELLZERO_DATA) holds ``mnist.npz`` and ``text/tinyshakespeare.txt``; the
 problem `digits` needs neither. Every method is one file of ``benchmarks/rivals``. Its learning
 rate is doubled or halved until the score on a validation part of the training data falls, then its
-other settings are tried, with a seed that is not reported; the test scores are of seeds 0, 1, 2.
-Every finished run is a line of the log, and a run that the log has is not made again: an
-interrupted benchmark goes on where it stopped.
+other settings and those of AdamW are tried, with a seed that is not reported; the test scores are
+of seeds 0, 1, 2.
+Every finished run is a line of the log, and a run that the log or the results file has is not made
+again: an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from torch.nn import functional
 
 import ellzero
 from benchmarks import rivals
-from benchmarks.rivals.task import Task
+from benchmarks.rivals.task import BASES, Task
 from ellzero.tensors import thresholded
 
 TUNING_SEED = 100
@@ -297,14 +298,16 @@ KEYS = ("problem", "method", "density", "seed", "tune", "settings")
 class Bench:
     """Runs that are made once: the log is read first and appended to."""
 
-    def __init__(self, data: Path | None, log: Path | None, decay: str = "cosine") -> None:
-        self.data, self.log, self.decay = data, log, decay
+    def __init__(self, data: Path | None, log: Path | None) -> None:
+        self.data, self.log = data, log
         self.runs: dict[str, Run] = {}
         self._parts: dict[tuple[str, bool], Part] = {}
         if log is not None and log.exists():
-            for line in log.read_text().splitlines():
-                run = json.loads(line)
-                self.runs[self._key(run)] = run
+            self.add(json.loads(line) for line in log.read_text().splitlines())
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Take runs as made."""
+        self.runs |= {self._key(run): run for run in runs}
 
     @staticmethod
     def _key(run: Run) -> str:
@@ -353,7 +356,7 @@ class Bench:
             part.n_steps,
             loss,
             lr=settings.pop("lr"),
-            decay=self.decay,
+            base=settings.pop("base", "adam"),
             seed=run["seed"],
         )
         method = rivals.load(run["method"])
@@ -378,33 +381,39 @@ class Bench:
     def tune(self, problem: str, method: str, density: float) -> Run:
         """Return the settings that the validation part prefers.
 
-        The learning rate climbs on a grid of powers of two; then each other setting is tried.
+        The learning rate climbs on a grid of powers of two; then each other setting is tried, and
+        last the other settings of AdamW, whose learning rate climbs again where they are better.
         """
         judge = PROBLEMS[problem]
         choices = rivals.load(method).CHOICES
-        settings: Run = {"lr": LR} | {k: v[0] for k, v in choices.items()}
 
         def score(trial: Run) -> float:
             value: float = self.run(problem, method, density, TUNING_SEED, True, trial)["score"]
             return value
 
-        best = score(settings)
-        at = LRS.index(LR)
-        for way in (1, -1):
-            moved = False
-            while 0 <= at + way < len(LRS):
-                trial = settings | {"lr": LRS[at + way]}
-                value = score(trial)
-                if not judge.is_better(value, best):
+        def climb(settings: Run, best: float) -> tuple[Run, float]:
+            for way in (1, -1):
+                start = at = LRS.index(settings["lr"])
+                while 0 <= at + way < len(LRS):
+                    trial = settings | {"lr": LRS[at + way]}
+                    value = score(trial)
+                    if not judge.is_better(value, best):
+                        break
+                    settings, best, at = trial, value, at + way
+                if at != start:
                     break
-                settings, best, at, moved = trial, value, at + way, True
-            if moved:
-                break
+            return settings, best
+
+        settings: Run = {"lr": LR} | {k: v[0] for k, v in choices.items()}
+        settings, best = climb(settings, score(settings))
         for name, values in choices.items():
             for value in values[1:]:
                 trial = settings | {name: value}
                 if judge.is_better(score(trial), best):
                     settings, best = trial, score(trial)
+        trial = settings | {"base": "quick"}
+        if judge.is_better(score(trial), best):
+            settings, best = climb(trial, score(trial))
         return settings
 
     def compare(
@@ -547,14 +556,14 @@ def table(summary: dict[str, Any], densities: Sequence[float]) -> str:
     return "\n".join(lines)
 
 
-def report(runs: Sequence[Run], decay: str) -> dict[str, Any]:
+def report(runs: Sequence[Run]) -> dict[str, Any]:
     """Return everything that the results file holds."""
     problems = [p for p in PROBLEMS if any(r["problem"] == p for r in runs)]
     return {
         "what": "sparse training under an equal number of gradients, batches, start and decay",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "decay": decay,
+        "bases": BASES,
         "tuning_seed": TUNING_SEED,
         "sources": {name: rivals.load(name).SOURCE for name in rivals.NAMES},
         "problems": {problem: summarize(runs, problem) for problem in problems},
@@ -571,7 +580,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", default=list(rivals.NAMES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--densities", nargs="+", type=float, help="default: the problem's")
-    parser.add_argument("--decay", choices=("cosine", "linear"), default="cosine")
     parser.add_argument(
         "--log", type=Path, help="finished runs, a line each; read and appended to"
     )
@@ -579,10 +587,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only-table", action="store_true", help="make no runs")
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
-    bench = Bench(given.data, given.log, given.decay)
+    bench = Bench(given.data, given.log)
+    if given.out and given.out.exists():
+        bench.add(json.loads(given.out.read_text())["runs"])
     for name in given.problems if not given.only_table else []:
         bench.compare(name, given.methods, given.seeds, given.densities)
-    figures = report(list(bench.runs.values()), given.decay)
+    figures = report(list(bench.runs.values()))
     for name, summary in figures["problems"].items():
         print("\n" + table(summary, PROBLEMS[name].densities))
     if given.out:

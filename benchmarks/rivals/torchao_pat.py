@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-import torch
-
 from benchmarks.rivals.task import Task
 
 TITLE = "torchao PAT"
@@ -33,7 +31,7 @@ def train(task: Task, *, healing: float = 0.75) -> None:
         "min_sparsity_schedule": True,
         "prox_freq": 1,
     }
-    base = torch.optim.Adam([pruned, {"params": free}], lr=task.lr, fused=True)
+    base = task.adam_of([pruned, {"params": free}])
     optimizer = pat.PruneOptimizer(base, healing_start_step=round(healing * task.n_steps))
     for _ in task.steps(optimizer):
         optimizer.step()
