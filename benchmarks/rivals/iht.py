@@ -10,7 +10,7 @@ TITLE = "IHT every step"
 SOURCE = "S. Damadi et al., arXiv:2404.18414; the budget is constant"
 CHOICES = {"sgd": (False, True)}
 
-# SGD with momentum, which the paper uses, takes this many times the learning rate of Adam.
+# SGD with momentum takes this many times the learning rate of Adam.
 SGD_SCALE = 50.0
 
 
