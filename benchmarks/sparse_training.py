@@ -521,8 +521,10 @@ def table(summary: dict[str, Any], densities: Sequence[float]) -> str:
     """Return the summary as a Markdown table; * marks the best sparse method."""
     shown_digits = 2 if summary["metric"] == "accuracy" else 3
     heads = [f"{100 * (1 - d):g} % zeros" for d in densities]
+    counts = sorted({len(c["seeds"]) for row in summary["rows"].values() for c in row.values()})
+    seeds = f"{counts[0]}" + f" to {counts[-1]}" * (len(counts) > 1)
     lines = [
-        f"{summary['title']}: {summary['metric']}, mean ± deviation over seeds",
+        f"{summary['title']}: {summary['metric']}, mean ± deviation over {seeds} seeds",
         "",
         "| method | " + " | ".join(heads) + " | seconds |",
         "|---" * (len(heads) + 2) + "|",
