@@ -41,9 +41,11 @@ def drop_fraction(step: int, end: float) -> float:
 
 @torch.no_grad()
 def exchange(param: Tensor, mask: Tensor, scores: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Return the new mask and where it grew: smallest |weights| go, largest scores come."""
-    count = int(mask.sum())
-    k = min(int(share * count), param.numel() - count)
+    """Return the new mask and where it grew: smallest |weights| go, largest scores come.
+
+    No more are exchanged than have a score above zero: a weight without a gradient stays zero.
+    """
+    k = min(int(share * int(mask.sum())), int((scores.gt(0) & ~mask).sum()))
     kept = mask.clone().view(-1)
     size = torch.where(kept, param.abs().view(-1), math.inf)
     kept[size.argsort(stable=True)[:k]] = False

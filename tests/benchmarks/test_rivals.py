@@ -176,6 +176,12 @@ def test_exchange_drops_the_smallest_weights_and_grows_the_largest_scores():
     new, grown = rigl.exchange(param, mask, scores, 0.4)
     assert new.tolist() == [[True, False, True, False], [True, True, False, True]]
     assert grown.tolist() == [[False, False, False, False], [False, True, False, False]]
+    # Only one weight can grow, so only one is dropped.
+    none = torch.zeros(2, 4)
+    none[1, 2] = 1.0
+    new, grown = rigl.exchange(param, mask, none, 0.9)
+    assert new.tolist() == [[True, False, True, False], [True, False, True, True]]
+    assert int(grown.sum()) == 1
 
 
 def test_drop_fraction_is_the_cosine_of_the_paper():
