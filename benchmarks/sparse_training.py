@@ -511,6 +511,7 @@ def summarize(runs: Sequence[Run], problem: str) -> dict[str, Any]:
     return {
         "title": judge.title,
         "metric": judge.metric,
+        "tuned_at_density": judge.tuned,
         "rows": rows,
         "best": best,
         "losses_of_ours": losses,
