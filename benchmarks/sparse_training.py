@@ -42,7 +42,7 @@ from ellzero.tensors import thresholded
 
 TUNING_SEED = 100
 LR = 2e-3
-LRS = tuple(LR * 2.0**k for k in range(-3, 5))
+LRS = tuple(LR * 2.0**k for k in range(-3, 7))
 
 # Networks ----------------------------------------------------------------------------------------
 
@@ -467,13 +467,14 @@ def machine() -> dict[str, str | int]:
 
 
 def cells(runs: Sequence[Run], problem: str) -> Iterator[tuple[str, float, list[Run]]]:
-    """Yield method, density and the reported runs."""
+    """Yield method, density and the reported runs, those with the last settings."""
     found: dict[tuple[str, float], list[Run]] = {}
     for run in runs:
         if run["problem"] == problem and not run["tune"]:
             found.setdefault((run["method"], run["density"]), []).append(run)
     for (method, density), group in found.items():
-        yield method, density, group
+        last = group[-1]["settings"]
+        yield method, density, [run for run in group if run["settings"] == last]
 
 
 def summarize(runs: Sequence[Run], problem: str) -> dict[str, Any]:

@@ -398,7 +398,9 @@ def test_the_summary_shows_means_spread_and_our_losses():
             "seconds": 2.0,
         }
 
+    older = run("ours", 0.1, 0, 10.0) | {"settings": {"lr": 2e-3}}
     runs = [
+        older,
         *(run("dense", 1.0, s, 98.0) for s in range(2)),
         *(run("ours", 0.1, s, 98.5 + s) for s in range(2)),
         *(run("ours", 0.05, s, 97.0 + s) for s in range(2)),
