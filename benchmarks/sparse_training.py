@@ -38,6 +38,7 @@ from torch.nn import functional
 import ellzero
 from benchmarks import rivals
 from benchmarks.rivals.task import BASES, Task
+from ellzero.errors import NonFiniteError
 from ellzero.tensors import thresholded
 
 TUNING_SEED = 100
@@ -169,10 +170,10 @@ class Problem:
                 count += y.numel()
         return 100 * right / count if self.metric == "accuracy" else loss / count
 
-    def is_better(self, a: float, b: float) -> bool:
-        """Return whether score a is better than score b; NaN is worst."""
-        if math.isnan(a) or math.isnan(b):
-            return math.isnan(b) and not math.isnan(a)
+    def is_better(self, a: float | None, b: float | None) -> bool:
+        """Return whether score a is better than score b; None, a diverged run, is worst."""
+        if a is None or b is None:
+            return b is None and a is not None
         return a > b if self.metric == "accuracy" else a < b
 
 
@@ -327,9 +328,10 @@ class Bench:
             if self.log is not None:
                 with self.log.open("a") as file:
                     file.write(json.dumps(run) + "\n")
+            shown = "diverged" if run["score"] is None else f"{run['score']:.4f}"
             print(
                 f"{problem} {method} {density:g} seed {seed}{' tune' * tune} {settings}: "
-                f"{run['score']:.4f}, {run['n_nonzero']} nonzeros, {run['seconds']:.1f} s",
+                f"{shown}, {run['n_nonzero']} nonzeros, {run['seconds']:.1f} s",
                 flush=True,
             )
         return self.runs[key]
@@ -363,12 +365,16 @@ class Bench:
         model.train()
         began = time.process_time()
         # Moments of pruned weights decay to subnormal numbers, slow for every method alike.
-        with thresholded.flushed():
-            method.train(task, **settings)
+        try:
+            with thresholded.flushed():
+                method.train(task, **settings)
+            score = problem.score(model, part)
+        except NonFiniteError:  # selection refuses NaN
+            score = math.nan
         seconds = time.process_time() - began
         found = {n: int((p != 0).sum()) for n, p in model.named_parameters() if n in names}
         return {
-            "score": problem.score(model, part),
+            "score": score if math.isfinite(score) else None,
             "n_nonzero": sum(found.values()),
             "n_asked": task.n_nonzero,
             "n_entries": total,
@@ -387,11 +393,13 @@ class Bench:
         judge = PROBLEMS[problem]
         choices = rivals.load(method).CHOICES
 
-        def score(trial: Run) -> float:
-            value: float = self.run(problem, method, density, TUNING_SEED, True, trial)["score"]
+        def score(trial: Run) -> float | None:
+            value: float | None = self.run(problem, method, density, TUNING_SEED, True, trial)[
+                "score"
+            ]
             return value
 
-        def climb(settings: Run, best: float) -> tuple[Run, float]:
+        def climb(settings: Run, best: float | None) -> tuple[Run, float | None]:
             for way in (1, -1):
                 start = at = LRS.index(settings["lr"])
                 while 0 <= at + way < len(LRS):
@@ -483,9 +491,10 @@ def summarize(runs: Sequence[Run], problem: str) -> dict[str, Any]:
     rows: dict[str, dict[str, Run]] = {}
     for method, density, group in cells(runs, problem):
         scores = [run["score"] for run in group]
+        diverged = None in scores
         rows.setdefault(method, {})[f"{density:g}"] = {
-            "mean": statistics.mean(scores),
-            "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+            "mean": None if diverged else statistics.mean(scores),
+            "deviation": None if diverged or len(scores) < 2 else statistics.stdev(scores),
             "scores": scores,
             "seeds": [run["seed"] for run in group],
             "exact": all(run["n_nonzero"] == run["n_asked"] for run in group),
@@ -496,7 +505,11 @@ def summarize(runs: Sequence[Run], problem: str) -> dict[str, Any]:
     best, losses = {}, []
     for density in judge.densities:
         at = f"{density:g}"
-        column = {m: row[at]["mean"] for m, row in rows.items() if at in row and m != "dense"}
+        column = {
+            m: row[at]["mean"]
+            for m, row in rows.items()
+            if m != "dense" and at in row and row[at]["mean"] is not None
+        }
         if not column:
             continue
         order = sorted(column, key=column.__getitem__, reverse=judge.metric == "accuracy")
@@ -540,6 +553,9 @@ def table(summary: dict[str, Any], densities: Sequence[float]) -> str:
             cell = row.get("1" if method == "dense" else f"{density:g}")
             if cell is None:
                 shown.append("")
+                continue
+            if cell["mean"] is None:
+                shown.append("diverged")
                 continue
             text = f"{cell['mean']:.{shown_digits}f}"
             if cell["deviation"] is not None:

@@ -372,7 +372,7 @@ def test_tuning_climbs_to_the_peak_and_then_tries_the_other_settings(peak, gain,
         quick = "base" in settings
         away = abs(math.log2(settings["lr"] / (2 * peak if quick else peak)))
         score = quick * gain - away - (settings["end"] == 0.75)
-        return {"score": math.nan if settings["lr"] > 0.02 else score}
+        return {"score": None if settings["lr"] > 0.02 else score}
 
     monkeypatch.setattr(bench, "run", run)
     found = bench.tune("lenet", "gradual", 0.02)
@@ -422,13 +422,24 @@ def test_the_summary_shows_means_spread_and_our_losses():
     assert shown.endswith("ours loses: 95 % to iht by 0.50; 95 % to dense by 0.50")
 
 
-def test_smaller_losses_are_better_and_nan_is_worst():
+def test_smaller_losses_are_better_and_diverged_is_worst():
     accuracy, loss = sparse_training.PROBLEMS["lenet"], sparse_training.PROBLEMS["chars"]
     assert accuracy.is_better(98.0, 97.0)
     assert loss.is_better(1.9, 2.0)
-    assert accuracy.is_better(10.0, math.nan)
-    assert not loss.is_better(math.nan, 9.0)
-    assert not loss.is_better(math.nan, math.nan)
+    assert accuracy.is_better(10.0, None)
+    assert not loss.is_better(None, 9.0)
+    assert not loss.is_better(None, None)
+
+
+def test_a_diverged_run_is_recorded_and_shown(tmp_path):
+    bench = Bench(None, tmp_path / "runs.jsonl")
+    run = bench.run("digits", "iht", 0.1, 0, False, {"lr": 1e9, "sgd": True})
+    assert run["score"] is None
+    again = Bench(None, tmp_path / "runs.jsonl")
+    assert list(again.runs.values()) == [run]
+    found = summarize([run], "digits")
+    assert found["best"] == {}
+    assert "| IHT every step | diverged |  |" in table(found, (0.1, 0.05))
 
 
 @pytest.mark.parametrize(
