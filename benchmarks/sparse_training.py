@@ -578,7 +578,7 @@ def table(summary: dict[str, Any], densities: Sequence[float]) -> str:
 
 def report(runs: Sequence[Run]) -> dict[str, Any]:
     """Return everything that the results file holds."""
-    problems = [p for p in PROBLEMS if any(r["problem"] == p for r in runs)]
+    problems = [p for p in PROBLEMS if any(r["problem"] == p and not r["tune"] for r in runs)]
     return {
         "what": "sparse training under an equal number of gradients, batches, start and decay",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

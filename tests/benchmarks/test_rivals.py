@@ -407,6 +407,8 @@ def test_the_summary_shows_means_spread_and_our_losses():
         *(run("iht", 0.1, s, 97.0 + s) for s in range(2)),
         *(run("iht", 0.05, s, 97.5 + s, n_nonzero=11 - s) for s in range(2)),
     ]
+    tuned = [run("ours", 0.1, 100, 1.0) | {"problem": "chars", "tune": True}]
+    assert list(sparse_training.report([*runs, *tuned])["problems"]) == ["lenet"]
     found = summarize(runs, "lenet")
     assert found["rows"]["ours"]["0.1"]["mean"] == 99.0
     assert found["rows"]["ours"]["0.1"]["deviation"] == pytest.approx(math.sqrt(0.5))
