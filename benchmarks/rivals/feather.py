@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.rivals.task import Task, cubic
 
 TITLE = "Feather"
-SOURCE = "A. Glandorf et al., arXiv:2310.02448; global threshold, p = 3"
+SOURCE = "Feather, arXiv:2310.02448; global threshold, p = 3"
 CHOICES: dict[str, tuple[object, ...]] = {}
 
 END = 0.5
