@@ -412,12 +412,13 @@ class Table:
         rows = self._array[part]
         cuts = np.empty(len(rows) + 1, np.int64)
         keys, spots = self._scratch
-        order = _order(self.latents[:1], magnitude=True)
         if near is not None:
-            lo, hi = order.ends(near)
+            # As `order.ends`, for float32 alone: this runs in every choice of a training.
+            lo, hi = np.array([max(near[0], 0.0), near[1]], np.float32).view(np.int32)
             inside = survey(rows, lo, hi, cuts, out, keys, spots)
             if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
                 return cuts, keys[:inside], spots[:inside]
+        order = _order(self.latents[:1], magnitude=True)
         arrays = [order.bits(t).numpy() for t in self.latents[part]]
         starts = np.cumsum([0] + [a.size for a in arrays])
         lo, hi = _bracket(arrays, starts, count, order)
