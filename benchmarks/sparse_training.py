@@ -388,7 +388,7 @@ class Bench:
         """Return the settings that the validation part prefers.
 
         The learning rate climbs on a grid of powers of two; then each other setting is tried, and
-        last the other settings of AdamW, whose learning rate climbs again where they are better.
+        last the other settings of AdamW, whose learning rate climbs again.
         """
         judge = PROBLEMS[problem]
         choices = rivals.load(method).CHOICES
@@ -420,9 +420,8 @@ class Bench:
                 if judge.is_better(score(trial), best):
                     settings, best = trial, score(trial)
         trial = settings | {"base": "quick"}
-        if judge.is_better(score(trial), best):
-            settings, best = climb(trial, score(trial))
-        return settings
+        other, value = climb(trial, score(trial))
+        return other if judge.is_better(value, best) else settings
 
     def compare(
         self,
@@ -517,7 +516,9 @@ def summarize(runs: Sequence[Run], problem: str) -> dict[str, Any]:
         losses += [
             {"density": at, "to": other, "by": abs(column["ours"] - column[other])}
             for other in order
-            if "ours" in column and judge.is_better(column[other], column["ours"])
+            if "ours" in column
+            and not other.startswith("ours")
+            and judge.is_better(column[other], column["ours"])
         ]
         dense = rows.get("dense", {}).get("1", {}).get("mean")
         if dense is not None and "ours" in column and judge.is_better(dense, column["ours"]):

@@ -22,6 +22,7 @@ NAMES = (
     "torchao_pat",
     "iht",
     "ours",
+    "ours_long",
 )
 
 
