@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import packing
+from ellzero.nn.tables import aligned
 from ellzero.tensors import thresholded
 
 _aten = torch.ops.aten
@@ -123,16 +124,10 @@ class Summary:
         if self.other_macs is not None:
             head += ["MACs", "sparse"]
         lines = [[*head, "KiB", "file"], *map(_cells, (*self.layers, self.total))]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        text = []
-        for line in lines:
-            cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-            cells[:2] = [line[i].ljust(widths[i]) for i in (0, 1)]
-            text.append("  ".join(cells).rstrip())
         notes = f"{self.n_other:,} entries of other parameters are not counted"
         if self.other_macs:
             notes += f", nor {self.other_macs:,} MACs without a weight"
-        return "\n".join([*text, notes + "."])
+        return "\n".join([*aligned(lines, left=(0, 1)), notes + "."])
 
 
 def summary(

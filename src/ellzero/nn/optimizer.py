@@ -24,7 +24,6 @@ from ellzero.nn.budgets import (
     size_of,
     with_budget,
 )
-from ellzero.nn.processes import any_process
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.nn.state import plain_names, split, spread
 from ellzero.nn.supports import SCORES, Supports, no_curvature
@@ -439,8 +438,8 @@ class HardThresholding(torch.optim.Optimizer):
     def _is_due(self) -> bool:
         """Return whether the support is to be chosen: every few steps, and on jumps at once."""
         final = self.schedule.is_final(self.n_steps)
-        if not (final and self._in_force == self._asked) and self._budgets() != self._in_force:
-            now = self._budgets()
+        now = self._asked if final and self._in_force == self._asked else self._budgets()
+        if now != self._in_force:
             jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
             if jumps or final or now == self._asked:
                 return True
@@ -615,7 +614,9 @@ class HardThresholding(torch.optim.Optimizer):
             ours = self._check_state(ours)
         except InvalidParameterError as error:
             wrong = error
-        if any_process(wrong is not None, (s.param for s in self._supports.slots.values())):
+        if thresholded.any_process(
+            wrong is not None, (s.param for s in self._supports.slots.values())
+        ):
             raise wrong or InvalidParameterError(
                 "`state_dict` does not fit on another process.",
                 "See the message of that process.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,23 +12,6 @@ from ellzero.tensors import named, thresholded
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 _MIXERS = ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1))
-
-
-def any_process(flag: bool, tensors: Iterable[Tensor]) -> bool:
-    """Return whether `flag` is set on any process that shares a sharded tensor with this one."""
-    import torch.distributed as dist
-
-    meshes: list[Any] = []
-    for tensor in tensors:
-        mesh = getattr(tensor, "device_mesh", None)
-        if mesh is not None and mesh not in meshes:
-            meshes.append(mesh)
-    for mesh in meshes:
-        one = torch.tensor(int(flag), device=mesh.device_type)
-        for axis in range(mesh.ndim):
-            dist.all_reduce(one, op=dist.ReduceOp.MAX, group=mesh.get_group(axis))
-        flag = bool(named.to_int(one))
-    return flag
 
 
 @torch.no_grad()

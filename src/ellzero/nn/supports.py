@@ -13,7 +13,6 @@ from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError
 from ellzero.nn import units
 from ellzero.nn.budgets import with_budget
-from ellzero.nn.processes import any_process
 from ellzero.sets import L0Ball, SliceL0Ball
 from ellzero.tensors import thresholded
 from ellzero.tensors.scores import (
@@ -377,7 +376,7 @@ class Supports:
                 self._follow_move(slot)
             if slot.param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
-        return any_process(written, (slot.param for slot in self.slots.values()))
+        return thresholded.any_process(written, (slot.param for slot in self.slots.values()))
 
     def _follow_move(self, slot: Slot) -> None:
         shown = thresholded.local(slot.param)

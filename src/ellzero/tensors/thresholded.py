@@ -88,18 +88,34 @@ def count_true(mask: Tensor) -> int:
     return named.to_int(mask.sum())
 
 
+def any_process(flag: bool, tensors: Iterable[Tensor]) -> bool:
+    """Return whether `flag` is set on any process that shares a sharded tensor with this one."""
+    import torch.distributed as dist
+
+    meshes: list[Any] = []
+    for tensor in tensors:
+        mesh = getattr(tensor, "device_mesh", None)
+        if mesh is not None and mesh not in meshes:
+            meshes.append(mesh)
+    for mesh in meshes:
+        one = torch.tensor(int(flag), device=mesh.device_type)
+        for axis in range(mesh.ndim):
+            dist.all_reduce(one, op=dist.ReduceOp.MAX, group=mesh.get_group(axis))
+        flag = bool(named.to_int(one))
+    return flag
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether no entry is NaN or infinite, on any process that shares a tensor."""
-    meshes: list[Any] = []
     ok = True
     sums = []
     places = []
+    sharded = []
     for tensor in tensors:
         part = tensor
         if type(tensor) is not Tensor and is_sharded(tensor):
             part = local(tensor)
-            mesh = tensor.device_mesh  # type: ignore[attr-defined]
-            meshes += [] if mesh in meshes else [mesh]
+            sharded.append(tensor)
         elif tensor.is_sparse:
             part = tensor._values()
         if part.is_cpu and part.dtype == torch.float32 and part.is_contiguous():
@@ -114,14 +130,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     ok = ok and all(
         named.all_true(torch.isfinite(s)) or named.all_true(torch.isfinite(t)) for t, s in sums
     )
-    for mesh in meshes:
-        import torch.distributed as dist
-
-        flag = torch.tensor(int(ok), device=mesh.device_type)
-        for axis in range(mesh.ndim):
-            dist.all_reduce(flag, op=dist.ReduceOp.MIN, group=mesh.get_group(axis))
-        ok = bool(named.to_int(flag))
-    return ok
+    return not any_process(not ok, sharded)
 
 
 def top_k(

@@ -16,6 +16,7 @@ from typing_extensions import override
 from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import channels
 from ellzero.nn.export.channels import BY_CHANNEL, LAYERS
+from ellzero.nn.tables import aligned
 from ellzero.sets.base import widen
 
 _RECORD = "_ellzero_changes"
@@ -250,12 +251,8 @@ def changes_table(model: nn.Module) -> str:
         for f in ("parameters_before", "parameters_after", "macs_before", "macs_after")
     ]
     lines.append(["all", "", "", *(f"{n:,}" for n in sums)])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    out = []
-    for line in lines:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        out.append("  ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip())
-    return "\n".join([*out, *(f"{c.name or '(model)'}: {c.reason}" for c in rows if c.reason)])
+    reasons = (f"{c.name or '(model)'}: {c.reason}" for c in rows if c.reason)
+    return "\n".join([*aligned(lines), *reasons])
 
 
 # Calls ------------------------------------------------------------------------------------------

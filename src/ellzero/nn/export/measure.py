@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ellzero.errors import InvalidParameterError
 from ellzero.nn.export.modules import DTYPES, SparseLinear
+from ellzero.nn.tables import aligned
 from ellzero.validation import check_integer
 
 Timer = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]]
@@ -225,12 +226,7 @@ def table(fast: nn.Module) -> str:
     gains = report(fast)
     head = ["layer", "shape", "batch", "nonzero", "KiB", "packed", "dense us", "sparse us"]
     rows = [[*head, "gain", "runs"], *map(_cells, gains)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0], cells[-1] = row[0].ljust(widths[0]), row[-1]
-        lines.append("  ".join(cells))
+    lines = aligned(rows, left=(0, len(rows[0]) - 1))
     lines += [f"{g.name or '(model)'}: {g.reason}" for g in gains if g.backend == "dense"]
     return "\n".join(lines)
 
