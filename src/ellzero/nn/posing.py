@@ -14,6 +14,7 @@ from ellzero.core.problem import AbstractSparseSet, Problem
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.nn.budgets import Budget, make_balls, prunable
 from ellzero.objectives import ModuleLoss
+from ellzero.objectives.module import n_samples
 from ellzero.sets import L0Ball, ProductSet
 from ellzero.tensors import thresholded
 from ellzero.typing import Params
@@ -89,14 +90,14 @@ def pose(
     if dtype is not None:
         frozen, taken = frozen.to(dtype), [_cast(batch, dtype) for batch in taken]
     objective = ModuleLoss.from_batches(frozen, criterion, taken, ridge)
-    n_samples = sum(_length(x) for x, _ in taken)
-    said = [f"The loss is the mean over {n_samples} samples, in evaluation mode."]
-    if max_samples is not None and n_samples == max_samples:
+    total = sum(n_samples(x) for x, _ in taken)
+    said = [f"The loss is the mean over {total} samples, in evaluation mode."]
+    if max_samples is not None and total == max_samples:
         said[0] += " They are the first that the loader gave."
     if n_nonzero is None and isinstance(constraint, L0Ball):
         said.append("The budget is the number of nonzeros that the model has.")
     problem = Problem(objective, constraint)
-    return Posed(problem, objective.current_params(), n_samples, tuple(said))
+    return Posed(problem, objective.current_params(), total, tuple(said))
 
 
 def _budget(
@@ -144,7 +145,7 @@ def _take(
                 "Make them on the way: `((b['x'], b['y']) for b in loader)`.",
             )
         moved = _move(tuple(batch), device)
-        size = _length(moved[0])
+        size = n_samples(moved[0])
         if left is not None and size > left:
             moved, size = _cut(moved, left, size), left
         yield moved
@@ -152,12 +153,6 @@ def _take(
             left -= size
             if left == 0:
                 return
-
-
-def _length(x: Any) -> int:
-    """Return the number of samples of inputs; 0 where there is no tensor."""
-    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else (x,)
-    return next((len(t) for t in parts if isinstance(t, Tensor) and t.ndim), 0)
 
 
 def _move(value: Any, device: torch.device) -> Any:

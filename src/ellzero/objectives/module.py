@@ -127,7 +127,7 @@ class ModuleLoss(AbstractTwiceDifferentiable):
                     "Give a loader of pairs, or a generator that makes them: "
                     "`((b['x'], b['y']) for b in loader)`.",
                 )
-            sizes.append(_n_samples(batch[0]))
+            sizes.append(n_samples(batch[0]))
             pieces.append((_detached(batch[0]), _detached(batch[1])))
         if not pieces:
             raise InvalidParameterError("`batches` must give at least one batch, got none.")
@@ -316,7 +316,14 @@ def _detached(value: Any) -> Any:
     return value
 
 
-def _n_samples(X: Any) -> int:
+def n_samples(X: Any) -> int:
+    """Return the number of samples of one batch of inputs: the length of the first one.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the first input is no tensor, or has no sample.
+    """
     first = next(iter(_inputs(_detached(X)).values()), None)
     if first is None or first.ndim == 0 or not first.shape[0]:
         raise InvalidParameterError(
