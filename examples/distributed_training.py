@@ -69,9 +69,15 @@ def main():
         torch.cuda.set_device(device)
     if launched:
         dist.init_process_group("nccl" if on_gpu else "gloo")
+    train(options, device, launched)
+    if launched:
+        dist.barrier()  # nobody leaves while another still talks
+        dist.destroy_process_group()
+
+
+def train(options, device, launched):
     rank = dist.get_rank() if launched else 0
     n_ranks = dist.get_world_size() if launched else 1
-
     model = make_model().to(device)
     if launched and options.fsdp:
         mesh = init_device_mesh(device.type, (n_ranks,))
@@ -116,8 +122,6 @@ def main():
             size = export.save(state, options.out / "model.safetensors")
             dense = sum(t.numel() * t.element_size() for t in state.values())
             print(f"model.safetensors: {size} bytes, dense {dense}", flush=True)
-    if launched:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

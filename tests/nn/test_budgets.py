@@ -4,8 +4,6 @@ import logging
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +15,7 @@ from ellzero.nn import HardThresholding, make_balls, prunable, schedules
 from ellzero.nn.budgets import allocate, budget_of, size_of, with_budget
 from ellzero.nn.units import scores as unit_scores
 from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern, SliceL0Ball
+from tests.ranks import run_ranks
 
 
 def lenet():
@@ -485,42 +484,37 @@ def sharded_net():
     return nn.Sequential(nn.Linear(12, 33), nn.Tanh(), nn.Linear(33, 7), nn.Linear(7, 2))
 
 
-def check_rank(rank, store):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    try:
-        mesh = init_device_mesh("cpu", (2,))
-        single, model = sharded_net(), sharded_net()
-        fully_shard(model[0], mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        first, second = (
-            HardThresholding(
-                torch.optim.AdamW(m.parameters(), lr=0.01),
-                m,
-                n_nonzero=11,
-                structure="rows",
-                schedule=schedules.ramp(0.0, 0.6, 14),
-            )
-            for m in (single, model)
+def check_rank(rank):
+    mesh = init_device_mesh("cpu", (2,))
+    single, model = sharded_net(), sharded_net()
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    first, second = (
+        HardThresholding(
+            torch.optim.AdamW(m.parameters(), lr=0.01),
+            m,
+            n_nonzero=11,
+            structure="rows",
+            schedule=schedules.ramp(0.0, 0.6, 14),
         )
-        for step in range(14):
-            x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
-            for m, optimizer, part in ((single, first, x), (model, second, x[rank::2])):
-                m(part).square().mean().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-            assert (second.budget, second.n_units) == (first.budget, first.n_units)
-        for a, b in zip(single.parameters(), model.parameters(), strict=True):
-            assert torch.equal(a != 0, b.full_tensor() != 0)
-        assert second.n_units == 11
-    finally:
-        dist.destroy_process_group()
+        for m in (single, model)
+    )
+    for step in range(14):
+        x = torch.randn(16, 12, generator=torch.Generator().manual_seed(step))
+        for m, optimizer, part in ((single, first, x), (model, second, x[rank::2])):
+            m(part).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert (second.budget, second.n_units) == (first.budget, first.n_units)
+    for a, b in zip(single.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a != 0, b.full_tensor() != 0)
+    assert second.n_units == 11
 
 
 @pytest.mark.slow
 @pytest.mark.sharded
 def test_two_processes_keep_the_rows_of_one(tmp_path):
-    mp.spawn(check_rank, args=(str(tmp_path / "store"),), nprocs=2)
+    run_ranks(check_rank, 2, tmp_path)
 
 
 def test_columns_of_sharded_weights_are_refused():

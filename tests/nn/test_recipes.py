@@ -3,13 +3,10 @@
 import copy
 import io
 import math
-import os
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,6 +17,7 @@ from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.nn import HardThresholding, schedules
 from ellzero.sets import NMPattern
 from ellzero.tensors import scores as scoring
+from tests.ranks import run_ranks
 
 STEPS = 20
 RANKS = 2
@@ -542,43 +540,38 @@ def test_an_optimizer_state_without_squares_has_no_second_moment():
     assert scoring.second_moment({"step": torch.tensor(1.0), "momentum_buffer": None}) is None
 
 
-def check_rank(rank, store):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
-    try:
-        mesh = init_device_mesh("cpu", (RANKS,))
-        for scores in ("curvature", "relative"):
-            options = {"scores": scores, "average": True, "pruned_gradient": 0.5}
-            single, model = network(), network()
-            first = wrap(single, **options)
-            fully_shard(model[0], mesh=mesh)
-            fully_shard(model, mesh=mesh)
-            optimizer = wrap(model, **options)
-            for i in range(STEPS):
-                train(single, first, i, i + 1)
-                train(model, optimizer, i, i + 1, rank)
-                assert optimizer.budget == first.budget == optimizer.n_nonzero
-            saved = copy.deepcopy(optimizer.state_dict())
-            again = network()
-            fully_shard(again[0], mesh=mesh)
-            fully_shard(again, mesh=mesh)
-            theirs = wrap(again, **options)
-            again.load_state_dict(model.state_dict())
-            theirs.load_state_dict(saved)
-            for one in (first, optimizer, theirs):
-                one.finalize()
-            for p, q, r in zip(
-                single.parameters(), model.parameters(), again.parameters(), strict=True
-            ):
-                whole = q.full_tensor()
-                torch.testing.assert_close(whole, p.detach(), rtol=1e-3, atol=1e-4)
-                assert torch.equal(whole != 0, p != 0)
-                assert torch.equal(whole, r.full_tensor())
-            assert count(single) == optimizer.n_nonzero == 61
-    finally:
-        dist.destroy_process_group()
+def check_rank(rank):
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for scores in ("curvature", "relative"):
+        options = {"scores": scores, "average": True, "pruned_gradient": 0.5}
+        single, model = network(), network()
+        first = wrap(single, **options)
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        optimizer = wrap(model, **options)
+        for i in range(STEPS):
+            train(single, first, i, i + 1)
+            train(model, optimizer, i, i + 1, rank)
+            assert optimizer.budget == first.budget == optimizer.n_nonzero
+        saved = copy.deepcopy(optimizer.state_dict())
+        again = network()
+        fully_shard(again[0], mesh=mesh)
+        fully_shard(again, mesh=mesh)
+        theirs = wrap(again, **options)
+        again.load_state_dict(model.state_dict())
+        theirs.load_state_dict(saved)
+        for one in (first, optimizer, theirs):
+            one.finalize()
+        for p, q, r in zip(
+            single.parameters(), model.parameters(), again.parameters(), strict=True
+        ):
+            whole = q.full_tensor()
+            torch.testing.assert_close(whole, p.detach(), rtol=1e-3, atol=1e-4)
+            assert torch.equal(whole != 0, p != 0)
+            assert torch.equal(whole, r.full_tensor())
+        assert count(single) == optimizer.n_nonzero == 61
 
 
 @pytest.mark.sharded
 def test_two_processes_choose_the_support_of_one(tmp_path):
-    mp.spawn(check_rank, args=(os.fspath(tmp_path / "store"),), nprocs=RANKS)
+    run_ranks(check_rank, RANKS, tmp_path)

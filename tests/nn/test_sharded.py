@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -35,6 +34,7 @@ from ellzero.nn import (
     support_hash,
 )
 from ellzero.tensors.thresholded import share_like
+from tests.ranks import run_ranks
 
 STEPS = 14
 HALF = 7
@@ -104,16 +104,6 @@ def compare(model, single):
         assert torch.equal(two[name] != 0, one[name] != 0), name
     assert sum(int((t != 0).sum()) for t in two.values() if t.ndim == 2) == BUDGET
     assert support_hash(model) == support_hash(single)
-
-
-def start(check, rank, size, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store{size}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
-    try:
-        check(rank, folder)
-    finally:
-        dist.destroy_process_group()
 
 
 # Two processes -----------------------------------------------------------------------------------
@@ -306,10 +296,6 @@ def check_two(rank, folder):
     check_checkpoints(rank, mesh, folder)
 
 
-def spawned(rank, check, size, folder):
-    start(check, rank, size, folder)
-
-
 def test_two_processes_choose_the_support_of_one_and_share_checkpoints(tmp_path):
     folder = os.fspath(tmp_path)
     model = network()
@@ -317,7 +303,7 @@ def test_two_processes_choose_the_support_of_one_and_share_checkpoints(tmp_path)
     train(model, optimizer, 0, HALF)
     checkpoints.save(f"{folder}/one", model, optimizer)
     torch.save(everything(model, optimizer), f"{folder}/one.pt")
-    mp.spawn(spawned, args=(check_two, 2, folder), nprocs=2)
+    run_ranks(check_two, 2, folder, folder)
     # What two processes wrote, in one.
     model = network(seed=3)
     optimizer = wrap(model)
@@ -358,7 +344,7 @@ def check_four(rank, folder):
 
 @pytest.mark.slow
 def test_four_processes_choose_the_support_of_one(tmp_path):
-    mp.spawn(spawned, args=(check_four, 4, os.fspath(tmp_path)), nprocs=4)
+    run_ranks(check_four, 4, tmp_path, os.fspath(tmp_path))
 
 
 # torchrun ----------------------------------------------------------------------------------------

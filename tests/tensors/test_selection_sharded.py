@@ -1,10 +1,7 @@
-import os
-
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
@@ -12,6 +9,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from ellzero.errors import IncompatibleError, NonFiniteError
 from ellzero.tensors.named import Batch
 from ellzero.tensors.selection import threshold, top_k_masks
+from tests.ranks import run_ranks
 
 RANKS = 2
 
@@ -127,18 +125,13 @@ def refuse(mesh):
             top_k_masks(broken, count)
 
 
-def check_rank(rank, store):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+def check_rank(rank):
     mesh = init_device_mesh("cpu", (RANKS,))
-    try:
-        compare(mesh)
-        count_messages(mesh)
-        refuse(mesh)
-    finally:
-        dist.destroy_process_group()
+    compare(mesh)
+    count_messages(mesh)
+    refuse(mesh)
 
 
 @pytest.mark.sharded
 def test_two_processes_agree_with_one(tmp_path):
-    mp.spawn(check_rank, args=(os.fspath(tmp_path / "store"),), nprocs=RANKS)
+    run_ranks(check_rank, RANKS, tmp_path)

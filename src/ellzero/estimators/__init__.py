@@ -1,0 +1,1 @@
+"""scikit-learn estimators with an exact number of nonzero coefficients."""

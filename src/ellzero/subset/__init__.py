@@ -1,0 +1,1 @@
+"""Best-subset search: Gram matrices, exchanges with exact prices, paths over budgets."""
