@@ -1,0 +1,44 @@
+"""L0Learn by its fork fastsparsegams: coordinate descent, with swaps (CDPSI), over a grid.
+
+It cannot be asked for k: the answer for k is the best of the path with at most k features.
+"""
+
+import numpy as np
+
+MODULES = ("fastsparsegams",)
+LOSSES = ("squares", "logistic")
+TASKS = ("fit", "path", "cv")
+GROUPS = WEIGHTS = RIDGE = False
+SPARSE = True
+SETTINGS = {
+    "descent": {},
+    "swaps": {"algorithm": "CDPSI"},
+    "swaps, fine grid": {"algorithm": "CDPSI", "num_lambda": 300, "scale_down_factor": 0.97},
+}
+
+
+def solve(instance, **setting):
+    import fastsparsegams as module
+
+    loss = {"squares": "SquaredError", "logistic": "Logistic"}[instance.loss]
+    y = instance.y if loss == "SquaredError" else 2 * instance.y - 1
+    largest = max(instance.budgets)
+    setting = {"num_lambda": 100, **setting, "loss": loss, "penalty": "L0"}
+    setting |= {"max_support_size": largest, "num_gamma": 1}
+    if instance.task == "cv":
+        model = module.cvfit(instance.X, y, num_folds=5, seed=1, **setting)
+        at = int(np.argmin(model.cv_means[0]))
+        return best(model.coeffs[0].T[at : at + 1], instance)
+    return best(module.fit(instance.X, y, **setting).coeffs[0].T, instance)
+
+
+def best(path, instance):
+    """Return the largest support of the path within every budget; later ones are better."""
+    out = {}
+    for beta in path:
+        beta = np.asarray(beta.todense()).ravel() if hasattr(beta, "todense") else beta
+        support = np.flatnonzero(beta[-instance.X.shape[1] :])
+        for budget in instance.budgets if len(support) else ():
+            if len(out.get(budget, ())) <= len(support) <= budget:
+                out[budget] = support
+    return out

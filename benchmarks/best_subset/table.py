@@ -1,0 +1,151 @@
+"""Print what was measured: excess over the best known, how often it was reached, time, losses.
+
+``python -m benchmarks.best_subset.table [TABLE ...]``
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "results"
+REACHED = 1e-6  # relative
+OURS = "ours"
+
+
+def compact(report):
+    """Return JSON with one line for each method."""
+    instances = report["instances"]
+    head = json.dumps({k: v for k, v in report.items() if k != "instances"}, indent=1)
+    lines = []
+    for name, entry in instances.items():
+        rest = {k: v for k, v in entry.items() if k != "methods"}
+        cells = ",\n   ".join(
+            f"{json.dumps(m)}: {json.dumps(c)}" for m, c in entry["methods"].items()
+        )
+        start = json.dumps(rest)[:-1] + (", " if rest else "")
+        lines.append(f'  {json.dumps(name)}: {start}"methods": {{\n   {cells}}}}}')
+    return head[:-2] + ',\n "instances": {\n' + ",\n".join(lines) + "}}\n"
+
+
+def best_known(entry):
+    """Return the least value of every budget, over methods and what was proved or found before."""
+    known = {b: v for b, v in entry.get("known", {}).items()}
+    for cell in entry["methods"].values():
+        for budget, got in cell.get("budgets", {}).items():
+            known[budget] = min(known.get(budget, float("inf")), got["value"])
+    return known
+
+
+def summary(report):
+    """Return for every method its excesses, hits, seconds and failures."""
+    out = {}
+    for name, entry in report["instances"].items():
+        known = best_known(entry)
+        for method, cell in entry["methods"].items():
+            one = out.setdefault(
+                method,
+                {"excess": {}, "seconds": {}, "failed": {}, "short": 0, "first": [], "peak": [],
+                 "risk": [], "chosen": []},
+            )  # fmt: skip
+            if "error" in cell:
+                one["failed"][name] = cell["error"]
+                continue
+            for budget, got in cell["budgets"].items():
+                excess = (got["value"] - known[budget]) / abs(known[budget])
+                one["excess"][f"{name}, k={budget}"] = excess
+                one["short"] += got["used"] < int(budget)
+                if "risk" in got:
+                    one["risk"].append(got["risk"])
+                    one["chosen"].append(got["used"])
+            one["seconds"][name] = cell["median"]
+            one["peak"].append(cell.get("peak_bytes", 0))
+            if "first_call_seconds" in cell:
+                one["first"].append(cell["first_call_seconds"])
+    return out
+
+
+def show(report, file=sys.stdout):
+    """Print one table."""
+    name = report["table"]
+    print(f"\n{name}: {len(report['instances'])} instances, {report.get('date', '')}", file=file)
+    found = summary(report)
+    base = None
+    for method, one in found.items():
+        if method.startswith(OURS) and one["seconds"] and base is None:
+            base = statistics.median(one["seconds"].values())
+    for method, one in sorted(found.items(), key=lambda item: mean(item[1]["excess"].values())):
+        if not one["seconds"]:
+            print(f"  {method:<34} failed: {next(iter(one['failed'].values()))}", file=file)
+            continue
+        excess = list(one["excess"].values())
+        times = list(one["seconds"].values())
+        middle = statistics.median(times)
+        line = f"  {method:<34} {sum(e <= REACHED for e in excess):>3}/{len(excess):<3}"
+        line += f" +{100 * mean(excess):7.2f} % (worst {100 * max(excess):7.2f})"
+        line += f" {1e3 * middle:10.1f} ms [{1e3 * min(times):.1f}-{1e3 * max(times):.1f}]"
+        if base is not None:
+            line += f" {middle / base:8.2f}x"
+        if one["first"]:
+            line += f"  first {one['first'][0]:.1f} s"
+        if max(one["peak"]) > 2**28:
+            line += f"  {max(one['peak']) / 1e9:.2f} GB"
+        if one["risk"]:
+            line += f"  risk {mean(one['risk']):.4f} with {one['chosen']}"
+        if one["short"]:
+            line += f"  fewer than k: {one['short']}"
+        if one["failed"]:
+            line += f"  failed: {len(one['failed'])}"
+        print(line, file=file)
+    for line in losses(report):
+        print(f"  LOSS {line}", file=file)
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values) if values else float("inf")
+
+
+def losses(report):
+    """Return where ours is worse than a peer, or slower than the fastest peer that is as good."""
+    out = []
+    for name, entry in report["instances"].items():
+        ours = {m: c for m, c in entry["methods"].items() if m.startswith(OURS) and "budgets" in c}
+        peers = {
+            m: c for m, c in entry["methods"].items() if not m.startswith(OURS) and "budgets" in c
+        }
+        known = best_known(entry)
+        for method, cell in ours.items():
+            for budget, got in cell["budgets"].items():
+                excess = got["value"] / known[budget] - 1
+                if excess > REACHED and "risk" not in got:
+                    best = min(
+                        (c["budgets"][budget]["value"] for c in peers.values() if budget in c["budgets"]),
+                        default=float("inf"),
+                    )  # fmt: skip
+                    who = "a peer" if best < got["value"] * (1 - REACHED) else "the best known only"
+                    out.append(f"{name} k={budget}: {method} is {100 * excess:.4f} % above {who}")
+            good = {
+                m: c["median"]
+                for m, c in peers.items()
+                if all(
+                    b in c["budgets"] and c["budgets"][b]["value"] <= g["value"] * (1 + REACHED)
+                    for b, g in cell["budgets"].items()
+                )
+            }
+            if good:
+                fastest = min(good, key=good.get)
+                if good[fastest] < cell["median"]:
+                    ratio = cell["median"] / good[fastest]
+                    out.append(f"{name}: {fastest} is as good and {ratio:.2f} times as fast as {method}")
+    return out
+
+
+def main():
+    names = sys.argv[1:] or sorted(p.stem[12:] for p in RESULTS.glob("best_subset_*.json"))
+    for name in names:
+        show(json.loads((RESULTS / f"best_subset_{name}.json").read_text()))
+
+
+if __name__ == "__main__":
+    main()
