@@ -4,6 +4,7 @@ It cannot be asked for k: the answer for k is the best of the path with at most 
 """
 
 import numpy as np
+import scipy.sparse
 
 MODULES = ("fastsparsegams",)
 LOSSES = ("squares", "logistic")
@@ -24,12 +25,15 @@ def solve(instance, **setting):
     y = instance.y if loss == "SquaredError" else 2 * instance.y - 1
     largest = max(instance.budgets)
     setting = {"num_lambda": 100, **setting, "loss": loss, "penalty": "L0"}
+    X = instance.X  # the package refuses arrays that do not own writable memory
+    X = X if scipy.sparse.issparse(X) else np.array(X, order="F")
+    y = np.array(y)
     setting |= {"max_support_size": largest, "num_gamma": 1}
     if instance.task == "cv":
-        model = module.cvfit(instance.X, y, num_folds=5, seed=1, **setting)
+        model = module.cvfit(X, y, num_folds=5, seed=1, **setting)
         at = int(np.argmin(model.cv_means[0]))
         return best(model.coeffs[0].T[at : at + 1], instance)
-    return best(module.fit(instance.X, y, **setting).coeffs[0].T, instance)
+    return best(module.fit(X, y, **setting).coeffs[0].T, instance)
 
 
 def best(path, instance):
