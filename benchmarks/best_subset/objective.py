@@ -1,6 +1,7 @@
 """The judge: refit a proposed support, and say what it is worth."""
 
 import numpy as np
+import scipy.special
 
 
 class Rejected(ValueError):
@@ -9,7 +10,7 @@ class Rejected(ValueError):
 
 def columns(instance, support):
     """Return the chosen columns as a dense array, after checking the support."""
-    support = np.asarray(support)
+    support = np.asarray(support, dtype=int)
     if support.size and (support.min() < 0 or support.max() >= instance.X.shape[1]):
         raise Rejected(f"features out of range: {support}")
     if np.unique(support).size != support.size:
@@ -68,7 +69,7 @@ def newton(A, y, w, loss, ridge):
     best = loss_at(beta)
     for _ in range(200):
         z = A @ beta
-        mu = 1 / (1 + np.exp(-z)) if loss == "logistic" else np.exp(z)
+        mu = scipy.special.expit(z) if loss == "logistic" else np.exp(np.minimum(z, 500))
         curve = mu * (1 - mu) if loss == "logistic" else mu
         slope = A.T @ (w * (mu - y)) + penalty * beta
         hessian = (A * (w * curve)[:, None]).T @ A + np.diag(penalty)

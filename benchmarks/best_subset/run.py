@@ -100,7 +100,7 @@ class Worker:
     def stop(self):
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()
             self.process = None
 
 

@@ -65,10 +65,10 @@ def summary(report):
     return out
 
 
-def show(report, file=sys.stdout):
+def show(report):
     """Print one table."""
     name = report["table"]
-    print(f"\n{name}: {len(report['instances'])} instances, {report.get('date', '')}", file=file)
+    print(f"\n{name}: {len(report['instances'])} instances, {report.get('date', '')}")
     found = summary(report)
     base = None
     for method, one in found.items():
@@ -76,7 +76,7 @@ def show(report, file=sys.stdout):
             base = statistics.median(one["seconds"].values())
     for method, one in sorted(found.items(), key=lambda item: mean(item[1]["excess"].values())):
         if not one["seconds"]:
-            print(f"  {method:<34} failed: {next(iter(one['failed'].values()))}", file=file)
+            print(f"  {method:<34} failed: {next(iter(one['failed'].values()))}")
             continue
         excess = list(one["excess"].values())
         times = list(one["seconds"].values())
@@ -96,9 +96,9 @@ def show(report, file=sys.stdout):
             line += f"  fewer than k: {one['short']}"
         if one["failed"]:
             line += f"  failed: {len(one['failed'])}"
-        print(line, file=file)
+        print(line)
     for line in losses(report):
-        print(f"  LOSS {line}", file=file)
+        print(f"  LOSS {line}")
 
 
 def mean(values):
@@ -119,11 +119,10 @@ def losses(report):
             for budget, got in cell["budgets"].items():
                 excess = got["value"] / known[budget] - 1
                 if excess > REACHED and "risk" not in got:
-                    best = min(
-                        (c["budgets"][budget]["value"] for c in peers.values() if budget in c["budgets"]),
-                        default=float("inf"),
-                    )  # fmt: skip
-                    who = "a peer" if best < got["value"] * (1 - REACHED) else "the best known only"
+                    rivals = {m: c["budgets"][budget]["value"] for m, c in peers.items() if budget in c["budgets"]}
+                    who = min(rivals, key=rivals.get, default=None)
+                    if who is None or rivals[who] >= got["value"] * (1 - REACHED):
+                        who = "the best known only"
                     out.append(f"{name} k={budget}: {method} is {100 * excess:.4f} % above {who}")
             good = {
                 m: c["median"]
