@@ -18,7 +18,8 @@ tall     1000000 x 200, k = 10: as S1
 poisson  500 x 1000, k = 8: as S1, coefficients +-.25, counts from the log-linear model
 groups   400 x 1200 in 300 groups of 4, 6 groups, labels of groups interleaved
 weights  400 x 1000, k = 10: as S1, weights drawn from an exponential distribution
-risk     300 x 1000, 25 true features: as S1 with signal to noise .3, 1 and 6
+risk     300 x 1000, 25 true features: as S1 with signal to noise .3 (seeds 0-3), 1 (4-7) and 6
+         (8-11); a method chooses its sizes and penalties by 5-fold cross-validation
 sparse   20000 x p texts: words drawn by rank, counts as values, 50 of the frequent words matter
 ======== ======================================================================================
 
@@ -49,7 +50,7 @@ class Instance:
     ridge: float = 0.0
     weight: np.ndarray | None = None
     groups: np.ndarray | None = None
-    task: str = "fit"  # or "path", "cv"
+    task: str = "fit"  # or "path", "cv", "predict"
     truth: np.ndarray | None = field(default=None, repr=False)  # coefficients that made the data
 
 
@@ -168,6 +169,10 @@ def instance(table, seed, **size):
             return linear(name, rng, 100, 40, 8, 0.7, 1)
         case "g2":
             return linear(name, rng, 120, 60, 10, 0.9, 6, make=pairs)
+        case "risk":
+            asked = (1, 2, 3, 5, 8, 12, 17, 23, 30)
+            ratio = (0.3, 1.0, 6.0)[seed // 4]
+            return linear(name, rng, 300, 1000, 25, 0.5, ratio, asked=asked, task="predict")
         case "hard":
             return linear(name, rng, 500, 2000, 25, 0.5, 1)
         case "tall":
@@ -220,6 +225,7 @@ SEEDS = {
     "poisson": range(5),
     "groups": range(5),
     "weights": range(5),
+    "risk": range(12),
     "curve_p": (1_000, 3_000, 10_000, 30_000, 100_000),
     "curve_n": (1_000, 10_000, 100_000, 1_000_000),
     "sparse": (10_000, 100_000, 1_000_000),

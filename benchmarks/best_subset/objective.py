@@ -97,3 +97,11 @@ def risk(instance, support, ridge=0.0):
     G = X.T @ X + ridge * len(y) * np.eye(X.shape[1])
     beta = np.linalg.solve(G, X.T @ y) if X.shape[1] else np.zeros(0)
     return float(np.sum((X @ beta - signal) ** 2) / np.sum(signal**2))
+
+
+def excess_risk(instance, coef, rho=0.5):
+    """Return the error of coefficients on new rows, relative to the variance of the signal."""
+    far = np.abs(np.subtract.outer(np.arange(len(coef)), np.arange(len(coef))))
+    covariance = rho**far
+    off = np.asarray(coef) - instance.truth
+    return float(off @ covariance @ off / (instance.truth @ covariance @ instance.truth))

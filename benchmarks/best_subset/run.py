@@ -43,6 +43,7 @@ ADAPTERS = (
     "l0learn",
     "l0learn_old",
     "greedy",
+    "lasso",
     "sequential",
     "skscope",
     "okridge",
@@ -120,6 +121,11 @@ def able(about, given):
 
 def judge(given, answer):
     """Return the refitted value of every budget that was answered."""
+    if given.task == "predict":
+        coef = np.array(answer["coef"])
+        used = int(np.count_nonzero(coef))
+        risk = objective.excess_risk(given, coef)
+        return {"chosen": {"value": risk, "risk": risk, "used": used}}
     out = {}
     for budget, support in answer.items():
         out[budget] = {"value": objective.value(given, support, int(budget)), "used": len(support)}

@@ -69,6 +69,9 @@ def show(report):
     """Print one table."""
     name = report["table"]
     print(f"\n{name}: {len(report['instances'])} instances, {report.get('date', '')}")
+    if name == "risk":
+        show_risk(report)
+        return
     found = summary(report)
     base = None
     for method, one in found.items():
@@ -99,6 +102,29 @@ def show(report):
         print(line)
     for line in losses(report):
         print(f"  LOSS {line}")
+
+
+def show_risk(report):
+    """Print the error on new rows relative to the signal, by signal to noise."""
+    ratios = ("0.3", "1", "6")
+    methods = {}
+    for name, entry in report["instances"].items():
+        at = ratios[int(name.split("-")[1]) // 4]
+        for method, cell in entry["methods"].items():
+            if "budgets" in cell:
+                got = cell["budgets"]["chosen"]
+                methods.setdefault(method, {}).setdefault(at, []).append(
+                    (got["risk"], got["used"], cell["median"])
+                )
+    print("  risk relative to the signal (features, seconds) at signal to noise " + ", ".join(ratios))
+    for method, cells in sorted(methods.items(), key=lambda m: sum(r for c in m[1].values() for r, _, _ in c)):
+        texts = [
+            f"{mean(r for r, _, _ in cells[at]):6.3f} ({statistics.median(u for _, u, _ in cells[at]):4.0f},"
+            f" {statistics.median(t for _, _, t in cells[at]):6.2f} s)"
+            for at in ratios
+            if at in cells
+        ]
+        print(f"  {method:<34} " + "   ".join(texts))
 
 
 def mean(values):

@@ -2,5 +2,5 @@
 
 `solve` proposes supports: a dictionary from budget to features, of any of the budgets that were
 asked for. `LOSSES` and `TASKS` say what it can do, `GROUPS`, `WEIGHTS`, `SPARSE` and `RIDGE` what
-else. An adapter sees only numpy, scipy and its peer, and is timed as a whole.
+else. For the task "predict" the answer is ``{"coef": coefficients}``. An adapter sees only numpy, scipy and its peer, and is timed as a whole.
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 MODULES = ("abess",)
 LOSSES = ("squares", "logistic", "poisson")
-TASKS = ("fit", "path", "cv")
+TASKS = ("fit", "path", "cv", "predict")
 GROUPS = WEIGHTS = SPARSE = RIDGE = True
 STRONG = {"important_search": 0, "splicing_type": 1, "max_iter": 100}
 SETTINGS = {
@@ -41,7 +41,7 @@ def solve(instance, *, units=True, grow=False, **more):
         order = np.argsort(group, kind="stable")
         X, more["group"] = X[:, order], group[order]
     fold = None
-    if instance.task == "cv":
+    if instance.task in ("cv", "predict"):
         fold = np.arange(len(y)) % 5
         more["cv"] = 5
     elif len(budgets) == 1 and grow:
@@ -49,6 +49,8 @@ def solve(instance, *, units=True, grow=False, **more):
         more["ic_coef"] = 0.0
     model = classes[instance.loss](support_size=budgets, alpha=instance.ridge or None, **more)
     model.fit(X, y, sample_weight=instance.weight, cv_fold_id=fold)
+    if instance.task == "predict":
+        return {"coef": model.coef_ * (instance.y.std() / y.std())}
     support = order[np.flatnonzero(model.coef_)]
     used = len(support) if group is None else len(np.unique(group[support]))
     return {min(b for b in instance.budgets if b >= used): support}

@@ -8,7 +8,7 @@ import scipy.sparse
 
 MODULES = ("fastsparsegams",)
 LOSSES = ("squares", "logistic")
-TASKS = ("fit", "path", "cv")
+TASKS = ("fit", "path", "cv", "predict")
 GROUPS = WEIGHTS = RIDGE = False
 SPARSE = True
 SETTINGS = {
@@ -29,6 +29,12 @@ def solve(instance, **setting):
     X = X if scipy.sparse.issparse(X) else np.array(X, order="F")
     y = np.array(y)
     setting |= {"max_support_size": largest, "num_gamma": 1}
+    if instance.task == "predict":  # count and ridge together
+        setting |= {"num_gamma": 10, "gamma_min": 1e-3, "penalty": "L0L2"}
+        model = module.cvfit(X, y, num_folds=5, seed=1, **setting)
+        row = int(np.argmin([np.min(m) for m in model.cv_means]))
+        beta = model.coeffs[row][:, int(np.argmin(model.cv_means[row]))]
+        return {"coef": np.asarray(beta.todense()).ravel()[-X.shape[1] :]}
     if instance.task == "cv":
         model = module.cvfit(X, y, num_folds=5, seed=1, **setting)
         at = int(np.argmin(model.cv_means[0]))
