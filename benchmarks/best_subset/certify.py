@@ -1,7 +1,7 @@
 """Optima of the small tables, proved by branch and bound that shares no code with ellzero.
 
-``python -m benchmarks.best_subset.certify g1 g2`` writes them into the results of the tables. A node
-allows a set A of features and forces some of them. Its bound is the least squares on A, plus what
+``python -m benchmarks.best_subset.certify g1 g2`` writes them into the results of the tables. A
+node allows a set A of features and forces some of them. Its bound is the least squares on A, plus what
 it costs to drop all but k: with inv(G_A) below the diagonal matrix t on the features that may go,
 dropping D costs at least the sum over D of beta_j^2 / t_j, and at least the most of what dropping
 one of them costs.
@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 
-import numba
+import numba  # noqa: TID253 - no part of the library
 import numpy as np
 
 from benchmarks.best_subset import table
@@ -175,7 +175,9 @@ def main():
         path = table.RESULTS / f"best_subset_{name}.json"
         for seed in SEEDS[name]:
             given = instance(name, seed)
-            report = json.loads(path.read_text()) if path.exists() else {"table": name, "instances": {}}
+            report = (
+                json.loads(path.read_text()) if path.exists() else {"table": name, "instances": {}}
+            )
             entry = report["instances"].setdefault(given.name, {"methods": {}})
             if "optimum" in entry:
                 continue

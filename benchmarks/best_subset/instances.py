@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 import scipy.signal
+import scipy.sparse
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 LIKE_ALL = 20261124  # mixed into every seed

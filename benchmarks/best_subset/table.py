@@ -30,7 +30,7 @@ def compact(report):
 
 def best_known(entry):
     """Return the least value of every budget, over methods and what was proved or found before."""
-    known = {b: v for b, v in entry.get("known", {}).items()}
+    known = dict(entry.get("known", {}))
     for cell in entry["methods"].values():
         for budget, got in cell.get("budgets", {}).items():
             known[budget] = min(known.get(budget, float("inf")), got["value"])
@@ -100,7 +100,10 @@ def show(report):
         if one["failed"]:
             line += f"  failed: {len(one['failed'])}"
         print(line)
-    for line in losses(report):
+    counts, losses = verdicts(report)
+    if counts["instances"]:
+        print("  ours: default: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    for line in losses:
         print(f"  LOSS {line}")
 
 
@@ -116,14 +119,19 @@ def show_risk(report):
                 methods.setdefault(method, {}).setdefault(at, []).append(
                     (got["risk"], got["used"], cell["median"])
                 )
-    print("  risk relative to the signal (features, seconds) at signal to noise " + ", ".join(ratios))
-    for method, cells in sorted(methods.items(), key=lambda m: sum(r for c in m[1].values() for r, _, _ in c)):
-        texts = [
-            f"{mean(r for r, _, _ in cells[at]):6.3f} ({statistics.median(u for _, u, _ in cells[at]):4.0f},"
-            f" {statistics.median(t for _, _, t in cells[at]):6.2f} s)"
-            for at in ratios
-            if at in cells
-        ]
+    print(
+        "  risk relative to the signal (features, seconds) at signal to noise " + ", ".join(ratios)
+    )
+    for method, cells in sorted(
+        methods.items(), key=lambda m: sum(r for c in m[1].values() for r, _, _ in c)
+    ):
+        texts = []
+        for at in filter(cells.get, ratios):
+            risks, used, seconds = zip(*cells[at], strict=True)
+            texts.append(
+                f"{mean(risks):6.3f} ({statistics.median(used):4.0f},"
+                f" {statistics.median(seconds):6.2f} s)"
+            )
         print(f"  {method:<34} " + "   ".join(texts))
 
 
@@ -132,38 +140,53 @@ def mean(values):
     return sum(values) / len(values) if values else float("inf")
 
 
-def losses(report):
-    """Return where ours is worse than a peer, or slower than the fastest peer that is as good."""
-    out = []
+def verdicts(report, method="ours: default"):
+    """Return how often a method of ours is as good as all, and as fast, and where it is not.
+
+    It is as good where no budget is above the best known, and slower where a peer that is at least
+    as good took less time.
+    """
+    counts, out = {"instances": 0, "as good": 0, "fastest": 0}, []
     for name, entry in report["instances"].items():
-        ours = {m: c for m, c in entry["methods"].items() if m.startswith(OURS) and "budgets" in c}
+        cell = entry["methods"].get(method, {})
+        if "budgets" not in cell:
+            continue
         peers = {
             m: c for m, c in entry["methods"].items() if not m.startswith(OURS) and "budgets" in c
         }
         known = best_known(entry)
-        for method, cell in ours.items():
-            for budget, got in cell["budgets"].items():
-                excess = got["value"] / known[budget] - 1
-                if excess > REACHED and "risk" not in got:
-                    rivals = {m: c["budgets"][budget]["value"] for m, c in peers.items() if budget in c["budgets"]}
-                    who = min(rivals, key=rivals.get, default=None)
-                    if who is None or rivals[who] >= got["value"] * (1 - REACHED):
-                        who = "the best known only"
-                    out.append(f"{name} k={budget}: {method} is {100 * excess:.4f} % above {who}")
-            good = {
-                m: c["median"]
+        counts["instances"] += 1
+        worse = 0
+        for budget, got in cell["budgets"].items():
+            excess = got["value"] / known[budget] - 1
+            if excess <= REACHED or "risk" in got:
+                continue
+            worse += 1
+            rivals = {
+                m: c["budgets"][budget]["value"]
                 for m, c in peers.items()
-                if all(
-                    b in c["budgets"] and c["budgets"][b]["value"] <= g["value"] * (1 + REACHED)
-                    for b, g in cell["budgets"].items()
-                )
+                if budget in c["budgets"]
             }
-            if good:
-                fastest = min(good, key=good.get)
-                if good[fastest] < cell["median"]:
-                    ratio = cell["median"] / good[fastest]
-                    out.append(f"{name}: {fastest} is as good and {ratio:.2f} times as fast as {method}")
-    return out
+            who = min(rivals, key=rivals.get, default=None)
+            if who is None or rivals[who] >= got["value"] * (1 - REACHED):
+                who = "the best known only"
+            out.append(f"{name} k={budget}: {method} is {100 * excess:.4f} % above {who}")
+        counts["as good"] += not worse
+        good = {
+            m: c["median"]
+            for m, c in peers.items()
+            if all(
+                b in cell["budgets"] and g["value"] <= cell["budgets"][b]["value"] * (1 + REACHED)
+                for b, g in c["budgets"].items()
+            )
+        }
+        fastest = min(good, key=good.get, default=None)
+        if fastest is None or cell["median"] <= good[fastest]:
+            counts["fastest"] += 1
+        else:
+            ratio = cell["median"] / good[fastest]
+            out.append(f"{name}: {fastest} is as good and {ratio:.2f} times as fast as {method}")
+    return counts, out
 
 
 def main():

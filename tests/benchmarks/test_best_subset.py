@@ -176,11 +176,16 @@ def cell(value, seconds, used=3):
 def test_the_table_tells_every_loss():
     methods = {"ours: default": cell(10.0, 2.0), "peer: a": cell(10.0, 1.0), "b": cell(11.0, 0.1)}
     report = {"table": "t", "instances": {"t-0": {"methods": methods}}}
-    assert table.losses(report) == [
-        "t-0: peer: a is as good and 2.00 times as fast as ours: default"
-    ]
+    assert table.verdicts(report) == (
+        {"instances": 1, "as good": 1, "fastest": 0},
+        ["t-0: peer: a is as good and 2.00 times as fast as ours: default"],
+    )
     methods["b"] = cell(9.9, 0.1)
-    assert table.losses(report)[0] == "t-0 k=3: ours: default is 1.0101 % above b"
+    counts, losses = table.verdicts(report)
+    assert counts["as good"] == 0
+    assert losses[0] == "t-0 k=3: ours: default is 1.0101 % above b"
+    methods["ours: default"] = cell(9.9, 0.05)
+    assert table.verdicts(report) == ({"instances": 1, "as good": 1, "fastest": 1}, [])
     report["instances"]["t-0"]["known"] = {"3": 9.0}
     assert table.best_known(report["instances"]["t-0"]) == {"3": 9.0}
     assert table.summary(report)["b"]["excess"] == {"t-0, k=3": pytest.approx(0.1)}

@@ -1,6 +1,7 @@
 """One module for each peer: `MODULES` to import, `SETTINGS`, and `solve(instance, **setting)`.
 
 `solve` proposes supports: a dictionary from budget to features, of any of the budgets that were
-asked for. `LOSSES` and `TASKS` say what it can do, `GROUPS`, `WEIGHTS`, `SPARSE` and `RIDGE` what
-else. For the task "predict" the answer is ``{"coef": coefficients}``. An adapter sees only numpy, scipy and its peer, and is timed as a whole.
+asked for; for the task "predict" it returns ``{"coef": coefficients}``. `LOSSES` and `TASKS` say
+what it can do, `GROUPS`, `WEIGHTS`, `SPARSE` and `RIDGE` what else. An adapter sees only numpy,
+scipy and its peer, and is timed as a whole.
 """

@@ -14,7 +14,13 @@ def solve(instance, *, lasso=False, precompute=False):
 
     X, y, largest = instance.X, instance.y, max(instance.budgets)
     if instance.task == "cv" and not lasso:
-        folds = [(np.flatnonzero(f != np.arange(len(y)) % 5), np.flatnonzero(f == np.arange(len(y)) % 5)) for f in range(5)]
+        folds = [
+            (
+                np.flatnonzero(f != np.arange(len(y)) % 5),
+                np.flatnonzero(f == np.arange(len(y)) % 5),
+            )
+            for f in range(5)
+        ]
         model = OrthogonalMatchingPursuitCV(cv=folds, max_iter=largest).fit(X, y)
         return {int(model.n_nonzero_coefs_): np.flatnonzero(model.coef_)}
     X, y = X - X.mean(0), y - y.mean()
@@ -31,7 +37,5 @@ def solve(instance, *, lasso=False, precompute=False):
     if len(instance.budgets) == 1:
         coef = orthogonal_mp(X, y, n_nonzero_coefs=largest, precompute=precompute)
         return {largest: np.flatnonzero(coef)}
-    path = orthogonal_mp(
-        X, y, n_nonzero_coefs=largest, precompute=precompute, return_path=True
-    )
+    path = orthogonal_mp(X, y, n_nonzero_coefs=largest, precompute=precompute, return_path=True)
     return {k: np.flatnonzero(path[:, k - 1]) for k in instance.budgets if k <= path.shape[1]}

@@ -45,8 +45,8 @@ def solve(instance, **setting):
 def best(path, instance):
     """Return the largest support of the path within every budget; later ones are better."""
     out = {}
-    for beta in path:
-        beta = np.asarray(beta.todense()).ravel() if hasattr(beta, "todense") else beta
+    for column in path:
+        beta = np.asarray(column.todense()).ravel() if hasattr(column, "todense") else column
         support = np.flatnonzero(beta[-instance.X.shape[1] :])
         for budget in instance.budgets if len(support) else ():
             if len(out.get(budget, ())) <= len(support) <= budget:

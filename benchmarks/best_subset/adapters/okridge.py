@@ -23,7 +23,7 @@ def solve(instance, *, width):
 
 
 class Cross:
-    """What the search reads of the package's own data class, whose spectrum only the tree needs."""
+    """What the search reads of the data class of the package; its spectrum is for the tree."""
 
     def __init__(self, X, y, lambda2):
         self.n, self.p = X.shape

@@ -30,7 +30,9 @@ def solve(instance, *, method):
     if instance.loss == "squares":
         y = (y - np.average(y, weights=instance.weight)) / y.std()
     y = jnp.array(y)
-    w = jnp.array(np.ones(n) if instance.weight is None else instance.weight / instance.weight.mean())
+    w = jnp.array(
+        np.ones(n) if instance.weight is None else instance.weight / instance.weight.mean()
+    )
 
     def loss(beta):
         z = X @ beta[:p] + beta[p]
