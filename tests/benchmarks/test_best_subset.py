@@ -108,6 +108,13 @@ def test_optima_are_proved_as_by_enumeration():
         assert squares(given.X[:, support], given.y) == pytest.approx(wanted, rel=1e-9)
 
 
+def test_exploration_finds_what_is_proved_from_a_bad_start():
+    given = instances.instance("g1", 2)  # where exchanges from a greedy start fail
+    value, support = certify.explore(given, [range(8)], 0.5)
+    assert value == pytest.approx(certify.certify(given)[0], rel=1e-9)
+    assert squares(given.X[:, support], given.y) == pytest.approx(value, rel=1e-9)
+
+
 def test_an_unfinished_proof_says_so():
     assert certify.certify(instances.instance("g1", 0), max_nodes=5)[2] < 0
 
