@@ -111,6 +111,10 @@ class Job:
             **self.limits(),
             **self.options,
         )
+        if self.loss == "softmax":
+            bounded = self.shape.lower is not None or self.shape.upper is not None
+            subsets = tuple(_centered(s, coef=not bounded) for s in path.subsets)
+            path = replace(path, subsets=subsets)
         return path, ridge
 
     def gram(self) -> Any:
@@ -175,6 +179,19 @@ class Job:
     def mean_loss(self, scores: Floats) -> float:
         """Return the mean loss of linear predictors."""
         return float(np.average(sample_losses(self, scores), weights=self.weight))
+
+
+def _centered(subset: Subset, *, coef: bool) -> Subset:
+    """Return the same softmax model with scores that sum to zero over the classes.
+
+    A constant added to all classes changes no probability; taking it out makes models comparable.
+    """
+    intercept = subset.intercept - subset.intercept.mean()
+    if not coef:
+        return replace(subset, intercept=intercept)
+    return replace(
+        subset, intercept=intercept, coef=subset.coef - subset.coef.mean(axis=1, keepdims=True)
+    )
 
 
 def sample_losses(job: Job, scores: Floats) -> Floats:
