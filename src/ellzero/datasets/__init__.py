@@ -19,6 +19,7 @@ from ellzero.datasets.tables import (
     split,
     to_table,
 )
+from ellzero.datasets.writing import check_format, write_columns
 
 __all__ = [
     "BUNDLED",
@@ -29,6 +30,7 @@ __all__ = [
     "SourceColumn",
     "Split",
     "Table",
+    "check_format",
     "data_folder",
     "iris_reference",
     "load_arrays",
@@ -40,4 +42,5 @@ __all__ = [
     "make_sparse_regression",
     "split",
     "to_table",
+    "write_columns",
 ]

@@ -66,7 +66,7 @@ def _check_text(path: Path) -> bytes:
 
 def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
     """Return the columns of a text file, and what is worth knowing."""
-    pa, csv = _arrow(), _arrow(".csv")
+    pa, csv = arrow(), arrow(".csv")
 
     header = _check_text(path)
     messages: list[str] = []
@@ -134,7 +134,7 @@ def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
 
 def _read_parquet(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
     """Return the columns of a Parquet file, and what is worth knowing."""
-    pa, parquet = _arrow(), _arrow(".parquet")
+    pa, parquet = arrow(), arrow(".parquet")
 
     try:
         with parquet.ParquetFile(path) as file:
@@ -155,7 +155,7 @@ def _read_parquet(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
     return columns, messages
 
 
-def _arrow(module: str = "") -> Any:
+def arrow(module: str = "") -> Any:
     """Return a module of pyarrow, on demand; as Any, for its types are not exported."""
     return importlib.import_module(f"pyarrow{module}")
 
@@ -170,7 +170,7 @@ class Column(NamedTuple):
 
 def _clean(column: Any) -> Column:
     """Return a column of a file as NumPy values."""
-    pa, pc = _arrow(), _arrow(".compute")
+    pa, pc = arrow(), arrow(".compute")
 
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -263,7 +263,7 @@ def read_columns(path: Path) -> tuple[list[tuple[str, Column]], list[str]]:
         )
     try:
         return [(c, _clean(column)) for c, column in columns], messages
-    except (_arrow().ArrowException, ValueError, OverflowError) as error:
+    except (arrow().ArrowException, ValueError, OverflowError) as error:
         raise DataError(
             f"'{path.name}' holds values that cannot be converted: {first_line(error)}.",
             "Check the types of its columns.",
