@@ -51,7 +51,9 @@ def minimum(X, y, *, ridge=0.0, weight=None, intercept=True, low=None, high=None
     w = np.ones(n) if weight is None else weight
     root = np.sqrt(w)[:, None]
     A = np.column_stack([X, np.ones(n)] if intercept else [X])
-    A = np.vstack([A * root, np.sqrt(w.sum() * np.broadcast_to(ridge, p))[:, None] * np.eye(p, A.shape[1])])
+    A = np.vstack(
+        [A * root, np.sqrt(w.sum() * np.broadcast_to(ridge, p))[:, None] * np.eye(p, A.shape[1])]
+    )
     B = np.vstack([Y * root, np.zeros((p, Y.shape[1]))])
     if not A.shape[1]:
         return np.square(B).sum() / (2 * w.sum())

@@ -6,8 +6,8 @@ from scipy.optimize import lsq_linear, nnls
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.kernels import subset_bounded
+from ellzero.subset.effort import Effort
 from ellzero.subset.shaped import search_shaped
-from ellzero.subset.walk import Kicks
 from tests.subset.tables import TableGram, minimum, subsets, table, value_of
 
 
@@ -99,12 +99,10 @@ def test_no_exchange_improves(seed):
     X, y = table(seed, n=40, p=25, mix=1.0)
     low, high = -0.3, 0.8
     gram = TableGram(X, y)
-    found = search_shaped(gram, [5], lower=low, upper=high, effort=Kicks(0))[5]
+    found = search_shaped(gram, [5], lower=low, upper=high, effort=Effort(kicks=0))[5]
     inside = found.support.tolist()
     assert len(inside) == 5
-    near = [
-        sorted({*inside, j} - {i}) for i in inside for j in range(25) if j not in inside
-    ]
+    near = [sorted({*inside, j} - {i}) for i in inside for j in range(25) if j not in inside]
     assert least(X, y, near, low, high) >= found.value * (1 - 1e-8)
 
 
@@ -197,12 +195,12 @@ def test_permuted_columns_give_permuted_features():
 def test_few_minimizations_are_needed():
     # Bounds on what a pair reaches leave a few of 5 x 195 pairs to be minimized.
     X, y = table(2, n=100, p=200, mix=0.1)
-    path = search_shaped(TableGram(X, y), [5], lower=0.0, effort=Kicks(0))
+    path = search_shaped(TableGram(X, y), [5], lower=0.0, effort=Effort(kicks=0))
     assert path.measures["refits"] < 400
 
 
 def test_nothing_helps():
-    X, y = table(0, p=3, noise=0.0)
+    X, _ = table(0, p=3, noise=0.0)
     found = search_shaped(TableGram(np.abs(X[:, :1]), -np.abs(X[:, 0])), [1], lower=0.0)[1]
     assert found.n_nonzero == 0
     assert found.value == pytest.approx(np.var(np.abs(X[:, 0])) / 2)

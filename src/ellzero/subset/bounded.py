@@ -184,7 +184,9 @@ class BoundedHood(AbstractNeighborhood[BoundedNode]):
         gain = np.where(open_, self._reach(slope, left), 0.0)
         if not gain.max() > 0:
             return None
-        pair = self._best(node, node.x[None], np.array([node.value]), gain[None], node.value, False)
+        pair = self._best(
+            node, node.x[None], np.array([node.value]), gain[None], node.value, False
+        )
         if pair is None:
             return None
         return self.node(tuple(sorted((*node.items, pair[1]))))

@@ -23,7 +23,7 @@ FLOOR = 1e-9
 TOL = 1e-9
 TINY = 1e-13
 # Features up to which the whole Gram matrix is kept.
-WHOLE = 3000
+WHOLE = 400
 # Numbers that kept columns may hold.
 ROOM = 2**26
 
@@ -209,7 +209,7 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         columns = self._white.columns(items)
         block = self._white.rows(items)[:, columns]
         block.flat[:: block.shape[0] + 1] += EPS
-        factor = np.linalg.cholesky(block)
+        factor: Floats = np.linalg.cholesky(block).astype(np.float64, copy=False)
         moment = self._white.cross[columns]
         if columns.size:
             moment = solve_triangular(factor, moment, lower=True, check_finite=False)

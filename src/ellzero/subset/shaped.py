@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from ellzero.core.result import Measure
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.subset.bounded import BoundedHood
+from ellzero.subset.effort import Effort
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.grouped import GroupHood, Whitened
 from ellzero.subset.refits import refit_shortest
 from ellzero.subset.results import Floats, Integers, SubsetPath
-from ellzero.subset.walk import Kicks, Walk
+from ellzero.subset.walk import Callback, Walk
 from ellzero.validation import check_integer, check_real
 
 
@@ -31,9 +32,9 @@ def search_shaped(
     max_per_group: int | None = None,
     lower: float | ArrayLike | None = None,
     upper: float | ArrayLike | None = None,
-    effort: Kicks | None = None,
+    effort: Effort | None = None,
     time_limit: float | None = None,
-    callback: Callable[[int, float], bool] | None = None,
+    callback: Callback | None = None,
 ) -> SubsetPath:
     """Search the best subsets of groups, or of features with bounds on their coefficients.
 
@@ -54,13 +55,13 @@ def search_shaped(
         Instead, most features to take from every group; the budgets count features then.
     lower, upper : float or array_like of shape (n_features,) or None, default=None
         Bounds on the coefficients, with ``lower <= 0 <= upper``; None means none.
-    effort : Kicks or None, default=None
-        How long to look for something better than a local optimum.
+    effort : Effort or None, default=None
+        How hard to try; None means the default effort.
     time_limit : float or None, default=None
         Seconds after which to return the best so far.
     callback : callable or None, default=None
-        Called as ``callback(size, value)`` after every improvement, with the value in units of
-        that of the empty subset; True ends the search.
+        Called as ``callback(improvement, {"budget": size, "value": value})`` after every
+        improvement; a true return value ends the search.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def search_shaped(
     Examples
     --------
     >>> import numpy as np
-    >>> from ellzero.subset.search import gram_of
+    >>> from ellzero.subset.gram import gram_of
     >>> from ellzero.subset.shaped import search_shaped
     >>> X = np.eye(6)[:, :4]
     >>> y = np.array([3.0, 1.0, 3.0, 2.0, 0.0, 0.0])
@@ -140,12 +141,13 @@ def search_shaped(
         )
     allowed = np.ones(len(members), bool)
     allowed[barred] = False
-    kicks = Kicks() if effort is None else effort
+    effort = Effort() if effort is None else effort
+    unit = float(gram.energy.sum()) / (2 * gram.n_samples)
     measures: dict[str, Measure] = {}
     if bounds is None:
         white = Whitened(gram, gram.n_samples * lambdas, members)
         group_hood = GroupHood(white, fixed, allowed, share, room)
-        walk = Walk(group_hood, sizes, kicks, limit, callback)
+        walk = Walk(group_hood, sizes, effort, limit, callback, unit)
         walk.run()
         found = [
             np.sort(np.concatenate([*(members[g] for g in node.items), []]))
@@ -156,7 +158,7 @@ def search_shaped(
         status = walk.status
     else:
         hood = BoundedHood(gram, lambdas, bounds, fixed, allowed, share, room)
-        bounded = Walk(hood, sizes, kicks, limit, callback)
+        bounded = Walk(hood, sizes, effort, limit, callback, unit)
         bounded.run()
         subsets = [hood.subset(node) for node in bounded.nodes()]
         measures.update(bounded.counts)

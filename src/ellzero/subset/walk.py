@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from ellzero.core.result import Status
+from ellzero.subset.effort import Effort
 from ellzero.subset.results import Integers
 
 Items = tuple[int, ...]
+Callback = Callable[[int, Mapping[str, Any]], bool | None]
+
+# Kicks without progress after which to stop, for every hundred allowed: at least as many as it
+# took to find the last improvement.
+IDLE = 3
 
 
 class AbstractNode:
@@ -68,35 +74,6 @@ class AbstractNeighborhood(ABC, Generic[Node]):
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class Kicks:
-    """How hard to look for something better than a local optimum.
-
-    Parameters
-    ----------
-    most : int, default=120
-        Most kicks for one size.
-    patience : int, default=30
-        Kicks without progress after which to stop.
-    population : int, default=5
-        Local optima that kicks start from.
-    """
-
-    most: int = 120
-    patience: int = 30
-    population: int = 5
-
-    def share(self, n_sizes: int) -> Kicks:
-        """Return the kicks of one of several sizes, which learn from their neighbors."""
-        if n_sizes <= 1:
-            return self
-        return Kicks(
-            -(-4 * self.most // (n_sizes + 3)) if self.most else 0,
-            max(3, -(-4 * self.patience // (n_sizes + 3))),
-            self.population,
-        )
-
-
 class _OutOfTime(Exception):
     """The time limit has passed, or the callback asks to stop."""
 
@@ -111,22 +88,26 @@ class Walk(Generic[Node]):
         Prices the moves.
     sizes : sequence of int
         Sizes asked for.
-    kicks : Kicks
-        Effort.
+    effort : Effort
+        How hard to try.
     time_limit : float or None
         Seconds; None means no limit.
-    progress : callable or None
-        Called with the size and the best value after every improvement; True ends the search.
+    callback : callable or None
+        Called as ``callback(improvement, {"budget": size, "value": value})`` after every
+        improvement; a true return value ends the search.
+    unit : float
+        What the values are multiplied by for the callback.
     """
 
     hood: AbstractNeighborhood[Node]
     sizes: Sequence[int]
-    kicks: Kicks
+    effort: Effort
     time_limit: float | None = None
-    progress: Callable[[int, float], bool] | None = None
+    callback: Callback | None = None
+    unit: float = 1.0
     best: dict[int, Node] = field(default_factory=dict)
     counts: dict[str, int] = field(
-        default_factory=lambda: {"exchanges": 0, "kicks": 0, "sweeps": 0}
+        default_factory=lambda: dict.fromkeys(("improvements", "exchanges", "kicks", "sweeps"), 0)
     )
     status: Status = Status.CONVERGED
     _end: float = float("inf")
@@ -138,12 +119,15 @@ class Walk(Generic[Node]):
         try:
             self._sweep_up()
             self._sweep(self.sizes)
-            kicks = self.kicks.share(len(self.sizes))
             for size in self.sizes:
-                if size in self.best and self._kick(size, kicks):
+                if size in self.best and self._kick(size):
                     self._sweep(self.sizes)
         except _OutOfTime:
             pass
+        except KeyboardInterrupt:
+            self.status = Status.INTERRUPTED
+            if not self.best:
+                raise
 
     def nodes(self) -> list[Node]:
         """Return the best node of every size asked for, never worse than that of a smaller one."""
@@ -158,9 +142,12 @@ class Walk(Generic[Node]):
         known = self.best.get(size)
         if known is None or node.value < known.value:
             self.best[size] = node
-            if self.progress is not None and self.progress(size, node.value):
-                self.status = Status.INTERRUPTED
-                raise _OutOfTime
+            self.counts["improvements"] += 1
+            if self.callback is not None:
+                news = {"budget": size, "value": node.value * self.unit}
+                if self.callback(self.counts["improvements"], news):
+                    self.status = Status.INTERRUPTED
+                    raise _OutOfTime
             return True
         return False
 
@@ -219,17 +206,19 @@ class Walk(Generic[Node]):
             self._improve(node)
         return True
 
-    def _kick(self, size: int, kicks: Kicks) -> bool:
+    def _kick(self, size: int) -> bool:
         """Leave local optima of one size; return whether a better one was found."""
         generator = np.random.default_rng(size)
         population = [self.best[size]]
         seen = {self.best[size].items}
         loose = size - len(self.hood.fixed)
-        improved, idle = False, 0
         if loose == 0:
             return False
-        for turn in range(kicks.most):
-            if idle >= kicks.patience:
+        # Neighboring sizes learn from each other and share the kicks.
+        patience = -(-IDLE * self.effort.kicks // (25 * (len(self.sizes) + 3)))
+        last = -1
+        for turn in range(self.effort.kicks):
+            if turn - last > max(patience, last):
                 break
             self.counts["kicks"] += 1
             parent = population[int(generator.integers(len(population)))]
@@ -237,19 +226,18 @@ class Walk(Generic[Node]):
                 child = self._unite(parent, population, generator)
             else:
                 child = self._shake(parent, loose, generator)
-            idle += 1
             if child is None or child.items in seen:
                 continue
             seen.add(child.items)
             child = self._improve(child)
             seen.add(child.items)
             if child.value < min(node.value for node in population):
-                improved, idle = True, 0
+                last = turn
             if all(child.items != node.items for node in population):
                 population.append(child)
                 population.sort(key=lambda node: (node.value, node.items))
-                del population[kicks.population :]
-        return improved
+                del population[self.effort.population :]
+        return last >= 0
 
     def _shake(self, parent: Node, loose: int, generator: np.random.Generator) -> Node | None:
         """Exchange some items at random, then fill up with the best ones."""
