@@ -40,19 +40,24 @@ def search_glm(
     callback: Callable[[Any], Any] | None = None,
     delta: float = 1.35,
 ) -> SubsetPath:
-    """Search for the best subset of features of every size asked for.
-    """
+    """Search for the best subset of features of every size asked for."""
     X = np.asarray(X)
     n, p = X.shape
     y = np.asarray(y, dtype=np.float64)
     w = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     w = w / w.sum()
     design = DenseDesign(X, w, fit_intercept)
+
     def exists(columns):
         from ellzero.objectives import Logistic
         import torch
-        f = Logistic(torch.as_tensor(X[:, columns]), torch.as_tensor(y), fit_intercept=fit_intercept)
-        return f.has_minimizer_on({n: torch.ones_like(t, dtype=torch.bool) for n, t in f.init_params().items()})
+
+        f = Logistic(
+            torch.as_tensor(X[:, columns]), torch.as_tensor(y), fit_intercept=fit_intercept
+        )
+        return f.has_minimizer_on(
+            {n: torch.ones_like(t, dtype=torch.bool) for n, t in f.init_params().items()}
+        )
 
     search = Search(
         design,

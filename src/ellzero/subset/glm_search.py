@@ -285,9 +285,7 @@ class Search:
         a = position + self.offset
         lean = state.inverse[:, a] / state.inverse[a, a]
         out = state.fit.beta[a]
-        move = (slope + H[a] * out / state.inverse[a, a]) / (
-            d + H[a] ** 2 / state.inverse[a, a]
-        )
+        move = (slope + H[a] * out / state.inverse[a, a]) / (d + H[a] ** 2 / state.inverse[a, a])
         start = state.fit.beta - np.outer(lean, out) - np.outer(H - H[a] * lean, move)
         start[a] = move
         rows = state.rows.copy()
