@@ -9,23 +9,26 @@ from numba import njit  # noqa: TID253
 
 
 @njit(cache=True)
-def fit_box(H: Any, c: Any, low: Any, high: Any, x: Any, side: Any, factor: Any, z: Any) -> None:
+def fit_box(
+    H: Any, c: Any, low: Any, high: Any, x: Any, k: int, side: Any, factor: Any, z: Any
+) -> None:
     """Minimize x^T H x - 2 c^T x within bounds, by exchanges of bounds (an active-set method).
 
     Parameters
     ----------
-    H : array of shape (k, k)
+    H : array of shape (m, m)
         Positive definite.
-    c, low, high : array of shape (k,)
+    c, low, high : array of shape (m,)
         Linear part and bounds, ``low <= 0 <= high``.
-    x : array of shape (k,)
+    x : array of shape (m,)
         A start within the bounds; receives the minimizer.
-    side : array of shape (k,), int64
+    k : int
+        The first k entries are used, so that one compiled form serves blocks of all sizes.
+    side : array of shape (m,), int64
         Scratch; receives -1 at the lower bound, 1 at the upper, 0 between.
-    factor, z : array of shape (k, k) and (k,)
+    factor, z : array of shape (m, m) and (m,)
         Scratch.
     """
-    k = c.size
     free = np.empty(k, np.int64)
     for a in range(k):
         side[a] = 0
@@ -107,11 +110,11 @@ def fit_box(H: Any, c: Any, low: Any, high: Any, x: Any, side: Any, factor: Any,
 
 
 @njit(cache=True)
-def _value(H: Any, c: Any, x: Any) -> float:
+def _value(H: Any, c: Any, x: Any, k: int) -> float:
     total = 0.0
-    for a in range(c.size):
+    for a in range(k):
         inner = -2.0 * c[a]
-        for b in range(c.size):
+        for b in range(k):
             inner += H[a, b] * x[b]
         total += x[a] * inner
     return total
@@ -121,8 +124,8 @@ def _value(H: Any, c: Any, x: Any) -> float:
 def fit_one(H: Any, c: Any, low: Any, high: Any, x: Any) -> float:
     """Minimize as `fit_box` does, from x, which receives the minimizer; return the minimum."""
     k = c.size
-    fit_box(H, c, low, high, x, np.empty(k, np.int64), np.empty((k, k)), np.empty(k))
-    return _value(H, c, x)
+    fit_box(H, c, low, high, x, k, np.empty(k, np.int64), np.empty((k, k)), np.empty(k))
+    return _value(H, c, x, k)
 
 
 @njit(cache=True)
@@ -144,7 +147,7 @@ def fit_without(H: Any, c: Any, low: Any, high: Any, x: Any, bases: Any, values:
     for i in range(k):
         if x[i] == 0.0:
             bases[i] = x
-            values[i] = _value(H, c, x)
+            values[i] = _value(H, c, x, k)
             continue
         keep_low, keep_high = low[i], high[i]
         low[i] = high[i] = 0.0
@@ -233,11 +236,9 @@ def fit_entries(
         moment[n], floor[n], roof[n] = slope[j], entry_low[j], entry_high[j]
         x[n] = 0.0
         n += 1
-        fit_box(
-            block[:n, :n], moment[:n], floor[:n], roof[:n], x[:n], side[:n], factor[:n, :n], z[:n]
-        )
+        fit_box(block, moment, floor, roof, x, n, side, factor, z)
         solved += 1
-        value = _value(block[:n, :n], moment[:n], x[:n])
+        value = _value(block, moment, x, n)
         if value < least:
             least = value
             best = m
