@@ -152,14 +152,13 @@ def _run(
         model = ScalarLoss(kind[table.loss], table.y, table.weight, table.delta)
     design = table.design
     units = Units(table.members, design)
-    usable = np.array([bool(design.usable[units.columns(u)].any()) for u in range(units.count)])
     rules = Rules(
         table.ridge,
         table.lower,
         table.upper,
         table.fit_intercept,
         table.always,
-        usable & table.open,
+        units.any(design.usable) & table.open,
     )
     end = None if time_limit is None else time.perf_counter() + time_limit
     status = Status.CONVERGED

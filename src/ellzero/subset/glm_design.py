@@ -120,6 +120,38 @@ class DenseDesign(AbstractDesign):
 
 
 @final
+class RowsDesign(AbstractDesign):
+    """A few columns of another design, kept as rows in float64.
+
+    Parameters
+    ----------
+    design : AbstractDesign
+        The other design.
+    index : ndarray of shape (q,), int64
+        Its columns.
+    """
+
+    def __init__(self, design: AbstractDesign, index: Integers) -> None:
+        self.all = design.rows(index)
+        self.weight = design.weight
+        self.mean = design.mean[index]
+        self.scale = design.scale[index]
+        self.usable = design.usable[index]
+
+    @override
+    def rows(self, index: Integers) -> Floats:
+        return self.all[index]
+
+    @override
+    def products(self, vectors: Floats) -> NDArray[Any]:
+        return vectors @ self.all.T
+
+    @override
+    def squares(self, weight: Floats) -> NDArray[Any]:
+        return np.square(self.all) @ weight
+
+
+@final
 class SparseDesign(AbstractDesign):
     """Columns of a sparse matrix, never made dense but for the few in use.
 

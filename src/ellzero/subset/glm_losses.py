@@ -255,9 +255,8 @@ class SoftmaxLoss(AbstractLoss):
                 status = glm_newton.CONVERGED
                 break
             beta, value, P, right = trial, there, P_there, right_there
-        if status in (glm_newton.CONVERGED, glm_newton.LIMIT) and (
-            np.abs(rows.T @ step).max() > glm_newton.FAR_STEP
-        ):
+        change = np.abs(rows.T @ step).max(initial=0.0)
+        if status in (glm_newton.CONVERGED, glm_newton.LIMIT) and change > glm_newton.FAR_STEP:
             status = glm_newton.FAR
         residual = (self._own - P @ self._basis) * self.weight[:, None]
         # The mean over the m directions of the curvature of a sample.
@@ -291,6 +290,8 @@ class SoftmaxLoss(AbstractLoss):
 
 def _solve(hessian: Floats, gradient: Floats) -> Floats:
     """Return the solution of a positive system; dependent directions get the shortest one."""
+    if gradient.size == 0:
+        return gradient
     size = np.sqrt(np.maximum(hessian.diagonal(), 0))
     size = np.where(size > 0, size, 1.0)
     unit = hessian / np.outer(size, size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellzero.subset.glm_search import LEAST, Search, State
+from ellzero.subset.results import Integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,18 +136,48 @@ class Path:
         if size not in self.best or free < 1 or len(self.best[size].units) < size:
             return
         generator = np.random.default_rng(size)
-        pool = [self.best[size]]
+        inner, numbers = self._narrow(size)
+        pool = [self._enter(inner, numbers, self.best[size])]
         idle = 0
-        patience = plan.patience
         for n in range(plan.kicks):
-            if idle >= patience:
+            if idle >= plan.patience:
                 break
             base = pool[n % len(pool)]
             amount = min(free, 2 + n % max(1, min(4, free // 2)))
-            found = search.kick(base, amount, generator)
-            if len(found.units) == size and self._record(size, found):
-                idle = 0
-            else:
-                idle += 1
+            found = inner.kick(base, amount, generator)
+            idle += 1
             if all(found.key != s.key for s in pool):
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
+            if len(found.units) < size or not found.value < self.best[size].value:
+                continue
+            whole = found if inner is search else search.adopt(found, numbers)
+            whole = search.descend(whole)
+            if self._record(size, whole):
+                idle = 0
+                if inner is not search:
+                    inner, numbers = self._narrow(size)
+                    pool = [self._enter(inner, numbers, self.best[size])]
+
+    def _narrow(self, size: int) -> tuple[Search, Integers]:
+        """Return the search among the units that looked best so far, and which these are."""
+        search = self.search
+        count = max(100, 8 * size)
+        everything = np.arange(search.units.count)
+        if search.units.count <= 2 * count:
+            return search, everything
+        interest = np.where(search.rules.open, search.interest, -1.0)
+        interest[list(self.best[size].units)] = np.inf
+        interest[list(search.rules.always)] = np.inf
+        numbers = np.sort(np.argsort(-interest, kind="stable")[:count])
+        return search.restrict(numbers), numbers
+
+    def _enter(self, inner: Search, numbers: Integers, state: State) -> State:
+        """Return a state of the whole search as one of a narrow search."""
+        if inner is self.search:
+            return state
+        return State(
+            tuple(np.searchsorted(numbers, state.units).tolist()),
+            state.rows,
+            state.fit,
+            state.inverse,
+        )

@@ -76,6 +76,19 @@ class Units:
         """Number of units."""
         return int(self.sizes.shape[0])
 
+    def restrict(self, units: Integers, design: AbstractDesign) -> Units:
+        """Return some of the units, for a design that has their columns in this order."""
+        if self.members is None:
+            return Units(None, design)
+        ends = np.cumsum(self.sizes[units])
+        return Units(np.split(np.arange(ends[-1]), ends[:-1]), design)
+
+    def any(self, columns: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the units that have one of some columns."""
+        if self.members is None:
+            return columns
+        return np.append(columns, False)[self._table].any(axis=1)
+
     def columns(self, unit: int) -> Integers:
         """Return the columns of a unit."""
         return np.array([unit]) if self.members is None else self.members[unit]

@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ellzero.kernels import glm_newton
-from ellzero.subset.glm_design import AbstractDesign
+from ellzero.subset.glm_design import AbstractDesign, RowsDesign
 from ellzero.subset.glm_losses import AbstractLoss, Fit, Terms, separates
 from ellzero.subset.glm_prices import Leaving, Moves, Units, measure, rank
 from ellzero.subset.results import Floats
 
 # Decrease that counts, relative to the value.
 LEAST = 1e-9
+# Units up to which all of them are priced in float64.
+FEW = 160
 # Numbers that the states that are kept may hold.
 MEMORY = 2**24
 
@@ -122,10 +124,15 @@ class Search:
         self.bounded = bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
         self.counts = {"scans": 0, "refits": 0, "swaps": 0, "kicks": 0}
         self.optima: set[frozenset[int]] = set()
-        self.clarity: dict[frozenset[int], float] = {}
         self._rows: dict[int, Floats] = {}
         self._states: dict[frozenset[int], State] = {}
         self._above: dict[frozenset[int], float] = {}
+        few = units.members is None and design.n_features <= FEW
+        self._few = few and design.n_features * design.n_samples <= MEMORY
+        if self._few and not isinstance(design, RowsDesign):
+            self.design = RowsDesign(design, np.arange(design.n_features))
+        # The best share of the largest score that every unit had in a scan.
+        self.interest = np.zeros(units.count)
 
     # States ------------------------------------------------------------------------------------
 
@@ -221,6 +228,11 @@ class Search:
             allowed[list(banned)] = False
         return allowed
 
+    def _note(self, score: NDArray[Any]) -> None:
+        top = score.max(initial=0.0)
+        if top > 0:
+            np.maximum(self.interest, score / top, out=self.interest)
+
     def _leaving(self, state: State) -> Leaving:
         return Leaving.of(
             state.inverse, state.fit.beta, self.units.sizes[list(state.units)], self.offset
@@ -229,8 +241,13 @@ class Search:
     def _measure(self, state: State, short: NDArray[np.int64]) -> Moves:
         index = self.units.join(short)
         limits = (self.lower[index], self.upper[index]) if self.bounded else None
+        if self._few:
+            assert isinstance(self.design, RowsDesign)
+            rows = self.design.all
+        else:
+            rows = np.concatenate([self.unit_rows(int(u)) for u in short])
         return measure(
-            np.concatenate([self.unit_rows(int(u)) for u in short]),
+            rows,
             self.units.sizes[short],
             self.ridge[index],
             limits,
@@ -242,16 +259,24 @@ class Search:
     def grow(self, state: State, banned: frozenset[int] = frozenset()) -> State | None:
         """Return the state with one more unit, or None when none lowers the value."""
         self.counts["scans"] += 1
-        slope = self.design.products(state.fit.residual)
-        curvature = self.design.squares(state.fit.curvature) + self.ridge
-        short = rank(self.units.gains(slope, curvature), self._allowed(state, banned))
-        if short.size == 0:
+        allowed = self._allowed(state, banned)
+        if self._few:
+            short = np.arange(self.units.count)
+        else:
+            slope = self.design.products(state.fit.residual)
+            curvature = self.design.squares(state.fit.curvature) + self.ridge
+            score = np.where(allowed, self.units.gains(slope, curvature), 0.0)
+            self._note(score)
+            short = rank(score, allowed)
+        if not allowed.any():
             return None
         moves = self._measure(state, short)
-        gain = moves.additions()
+        gain = np.where(allowed[short], moves.additions(), -np.inf)
         best: State | None = None
-        for place in np.argsort(-gain, kind="stable")[:3]:
-            if not gain[place] > 0:
+        order = np.argsort(-gain, kind="stable")[:3]
+        for place in order:
+            # Only those whose price is near the best.
+            if not gain[place] > 0 or (best is not None and gain[place] < 0.8 * gain[order[0]]):
                 break
             rows, move, H = moves.added(int(place))
             start = np.concatenate([state.fit.beta - H.T @ move, move])
@@ -293,28 +318,24 @@ class Search:
         """Return a better state that differs in one unit, or None when none was found."""
         self.counts["scans"] += 1
         leaving = self._leaving(state)
-        k = state.rows.shape[0]
-        products = self.design.products(
-            np.concatenate([state.rows * state.fit.curvature, state.fit.residual])
-        )
-        curvature = self.design.squares(state.fit.curvature) + self.ridge
         cost = 2 * self.drop_costs(state)
-        gain = self.units.swap_gains(
-            products[:k], products[k:], curvature, state.inverse, leaving
-        )
-        short = rank((gain - cost).max(axis=1), self._allowed(state, frozenset()))
-        if short.size == 0:
+        allowed = self._allowed(state, frozenset())
+        if not allowed.any():
             return None
+        if self._few:
+            short = np.arange(self.units.count)
+        else:
+            short = self._shortlist(state, leaving, cost, allowed)
         moves = self._measure(state, short)
         table = moves.swaps(leaving) - cost
-        additions = moves.additions()
-        self.clarity[state.key] = float(cost.min() / 2 / max(additions.max(), 1e-300))
+        table[~allowed[short]] = -np.inf
         best: State | None = None
         floor = state.value - LEAST * abs(state.value)
         order = np.argsort(-table, axis=None, kind="stable")[: trials or self.trials]
         for n, place in enumerate(order):
             a, i = divmod(int(place), table.shape[1])
-            if not np.isfinite(table[a, i]):
+            # Prices are not so far off.
+            if not table[a, i] > -0.7 * cost[i]:
                 break
             rows, move, H = moves.swapped(a, i, leaving)
             start = leaving.without(i, state.fit.beta) - H.T @ move
@@ -335,6 +356,21 @@ class Search:
         if best is not None:
             self.counts["swaps"] += 1
         return best
+
+    def _shortlist(
+        self, state: State, leaving: Leaving, cost: Floats, allowed: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Return the units with the best exchanges, by prices in float32."""
+        k = state.rows.shape[0]
+        products = self.design.products(
+            np.concatenate([state.rows * state.fit.curvature, state.fit.residual])
+        )
+        curvature = self.design.squares(state.fit.curvature) + self.ridge
+        gain = self.units.swap_gains(products[:k], products[k:], curvature, state.inverse, leaving)
+        # Before the cost of leaving, nothing is negative.
+        share = np.where(allowed, (gain / cost).max(axis=1), 0.0)
+        self._note(share)
+        return rank((gain - cost).max(axis=1), allowed)
 
     def descend(self, state: State, trials: int | None = None) -> State:
         """Return the state that no exchange among those solved improves."""
@@ -357,6 +393,36 @@ class Search:
             state = grown
         return state
 
+    def restrict(self, units: NDArray[np.int64]) -> Search:
+        """Return the search among some units, which get new numbers."""
+        index = self.units.join(units)
+        design = RowsDesign(self.design, index)
+        rules = Rules(
+            self.rules.ridge[index],
+            self.rules.lower[index],
+            self.rules.upper[index],
+            self.rules.fit_intercept,
+            frozenset(np.flatnonzero(np.isin(units, list(self.rules.always))).tolist()),
+            self.rules.open[units],
+        )
+        inner = Search(
+            design,
+            self.loss,
+            self.units.restrict(units, design),
+            rules,
+            trials=self.trials,
+            goes_on=self.goes_on,
+        )
+        inner.counts = self.counts
+        return inner
+
+    def adopt(self, state: State, units: NDArray[np.int64]) -> State:
+        """Return a state of a search among some units as one of this search."""
+        moved = State(
+            tuple(int(units[u]) for u in state.units), state.rows, state.fit, state.inverse
+        )
+        return self._states.setdefault(moved.key, moved)
+
     def kick(self, state: State, amount: int, generator: np.random.Generator) -> State:
         """Return the local optimum after some units were replaced."""
         self.counts["kicks"] += 1
@@ -368,7 +434,8 @@ class Search:
         chosen = generator.choice(ranked, amount, replace=False, p=weights / weights.sum())
         leaving = [state.units[a] for a in chosen]
         for unit in leaving:
-            state = self.drop(state, state.units.index(unit))
+            if unit in state.units:
+                state = self.drop(state, state.units.index(unit))
         for _ in range(amount):
             grown = self.grow(state, frozenset(leaving))
             if grown is None:
