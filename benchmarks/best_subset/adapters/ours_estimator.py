@@ -28,7 +28,7 @@ def solve(instance, *, shrink=False, **more):
     if shrink:
         if instance.task != "predict":
             raise ValueError("only where the ridge is chosen too")
-        given["ridge"] = [0.0, *np.geomspace(1e-3, 1.0, 7)]
+        given["ridge"] = "auto"  # from a grid
     budgets = list(instance.budgets)
     made = getattr(estimators, name)(budgets if len(budgets) > 1 else budgets[0], **given)
     made.fit(instance.X, instance.y, sample_weight=instance.weight)
