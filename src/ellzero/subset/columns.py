@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ellzero.subset.gram import AbstractGram, FullGram
+from ellzero.subset.inner import AbstractGram, FullGram
 from ellzero.subset.results import Floats, Integers
 
 # Bytes of columns kept at once.
