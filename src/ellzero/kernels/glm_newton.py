@@ -166,6 +166,39 @@ def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bo
 
 
 @njit(cache=True)
+def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
+    """Write the inverse of a positive matrix; dependent entries count as nearly so."""
+    k = hessian.shape[0]
+    for a in range(k):
+        for b in range(a + 1):
+            total = hessian[a, b]
+            for c in range(b):
+                total -= factor[a, c] * factor[b, c]
+            if b < a:
+                factor[a, b] = total / factor[b, b]
+            else:
+                least = PIVOT * hessian[a, a]
+                factor[a, a] = math.sqrt(max(total, least)) if least > 0.0 else 1.0
+    # The inverse of the factor, then its product with itself.
+    for a in range(k):
+        for b in range(a + 1):
+            total = 1.0 if a == b else 0.0
+            for c in range(b, a):
+                total -= factor[a, c] * inverse[b, c]
+            inverse[b, a] = total / factor[a, a]
+    for a in range(k):
+        for b in range(a, k):
+            total = 0.0
+            for c in range(b, k):
+                total += inverse[a, c] * inverse[b, c]
+            factor[a, b] = total
+    for a in range(k):
+        for b in range(a, k):
+            inverse[a, b] = factor[a, b]
+            inverse[b, a] = factor[a, b]
+
+
+@njit(cache=True)
 def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, upper: Any) -> bool:
     """Return whether every sample is on its side, and may go there for ever."""
     for a in range(beta.size):
@@ -194,7 +227,7 @@ def minimize(
     beta: Any,
     r: Any,
     h: Any,
-    hessian: Any,
+    inverse: Any,
 ) -> Any:
     r"""Minimize a mean loss plus ridge over the coefficients of a few columns.
 
@@ -223,8 +256,8 @@ def minimize(
         The start; receives the minimizer.
     r, h : array of shape (n,)
         Receive the weighted negative gradient and curvature of every sample.
-    hessian : array of shape (k, k)
-        Receives ``Z diag(h) Z^T + diag(ridge)``, at the point before the last step.
+    inverse : array of shape (k, k)
+        Receives the inverse of ``Z diag(h) Z^T + diag(ridge)`` at, or just before, the minimizer.
 
     Returns
     -------
@@ -243,6 +276,7 @@ def minimize(
     gradient = np.empty(k)
     step = np.empty(k)
     factor = np.zeros((k, k))
+    hessian = np.empty((k, k))
     free = np.ones(k, np.bool_)
     for a in range(k):
         beta[a] = min(max(beta[a], lower[a]), upper[a])
@@ -329,4 +363,6 @@ def minimize(
             if weight[i] > 0.0 and abs(trial_u[i]) > FAR_STEP:
                 status = FAR
                 break
+    if status != ABORTED:
+        _invert(hessian, factor, inverse)
     return value, status, n_iter

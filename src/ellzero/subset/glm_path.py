@@ -10,6 +10,9 @@ import numpy as np
 from ellzero.subset.glm_search import LEAST, Search, State
 from ellzero.subset.results import Integers
 
+# What a perturbation that leads back to the best counts, against one that leads elsewhere.
+HOME = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -145,7 +148,8 @@ class Path:
             base = pool[n % len(pool)]
             amount = min(free, 2 + n % max(1, min(4, free // 2)))
             found = inner.kick(base, amount, generator)
-            idle += 1
+            # Coming home again and again is the sign of an easy problem.
+            idle += HOME if found.key == pool[0].key else 1
             if all(found.key != s.key for s in pool):
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:
