@@ -21,6 +21,8 @@ BLOCK = 512
 FAR_STEP = 1e-2
 # Relative decrease by a Newton step after which the next one would be below rounding.
 LAST = 1e-9
+# How many times the predicted decrease may still come, near a minimizer and elsewhere.
+NEAR, WIDE = 2.0, 10.0
 # Share of a column that must lie outside the span of the others.
 PIVOT = 1e-11
 # Sums may be reordered; NaN and infinities keep their meaning.
@@ -65,6 +67,18 @@ def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     for i in range(u.size):
         total += weight[i] * _loss(kind, u[i], y[i], delta)
     return total
+
+
+@njit(cache=True)
+def _value(
+    kind: int, Z: Any, y: Any, weight: Any, ridge: Any, delta: float, beta: Any, u: Any
+) -> float:
+    """Write the scores and return the value there."""
+    _scores(Z, beta, u)
+    value = _total(kind, u, y, weight, delta)
+    for a in range(beta.size):
+        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    return value
 
 
 @njit(cache=True, fastmath=FAST)
@@ -280,12 +294,20 @@ def minimize(
     free = np.ones(k, np.bool_)
     for a in range(k):
         beta[a] = min(max(beta[a], lower[a]), upper[a])
-    _scores(Z, beta, u)
-    value = _total(kind, u, y, weight, delta)
-    for a in range(k):
-        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    value = _value(kind, Z, y, weight, ridge, delta, beta, u)
+    while kind == POISSON:
+        # From scores far too high Newton steps come down by 1 only, or overflow.
+        for a in range(k):
+            trial[a] = 0.5 * beta[a]
+        value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
+        if value_there >= value and not math.isinf(value):
+            break
+        beta[:] = trial
+        u[:] = trial_u
+        value = value_there
     status = LIMIT
     n_iter = 0
+    before = 0.0
     smooth = False
     while True:
         _derivatives(kind, u, y, weight, delta, smooth, r, h)
@@ -312,9 +334,12 @@ def minimize(
             break
         if n_iter >= max_iter:
             break
-        if n_iter > 0 and value - 2.5 * decrement > stop:
+        # Where steps shrink fast, the quadratic model tells what is still to come.
+        trust = NEAR if decrement < 0.1 * before else WIDE
+        if value - trust * decrement > stop:
             status = ABORTED
             break
+        before = decrement
         length = 1.0
         accepted = False
         for attempt in range(60):
@@ -322,10 +347,7 @@ def minimize(
             for a in range(k):
                 trial[a] = min(max(beta[a] + length * step[a], lower[a]), upper[a])
                 moved -= gradient[a] * (trial[a] - beta[a])
-            _scores(Z, trial, trial_u)
-            value_there = _total(kind, trial_u, y, weight, delta)
-            for a in range(k):
-                value_there += 0.5 * ridge[a] * trial[a] * trial[a]
+            value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
             if value_there <= value - 1e-4 * moved:
                 accepted = True
                 break

@@ -228,7 +228,8 @@ class SoftmaxLoss(AbstractLoss):
         value = loss + 0.5 * float((ridge * np.square(beta)).sum())
         status = glm_newton.LIMIT
         step = np.zeros_like(beta)
-        for iteration in range(MAX_ITER + 1):
+        before = 0.0
+        for _ in range(MAX_ITER + 1):
             residual = (self._own - P @ self._basis) * self.weight[:, None]
             gradient = ridge * beta - rows @ residual
             hessian = self._hessian(rows, P, terms.ridge)
@@ -240,9 +241,11 @@ class SoftmaxLoss(AbstractLoss):
             if not decrement > self.floor + 1e-15 * abs(value):
                 status = glm_newton.CONVERGED
                 break
-            if iteration and value - 2.5 * decrement > stop:
+            near = decrement < 0.1 * before
+            if value - (glm_newton.NEAR if near else glm_newton.WIDE) * decrement > stop:
                 status = glm_newton.ABORTED
                 break
+            before = decrement
             length = 1.0
             for _ in range(60):
                 trial = beta + length * step

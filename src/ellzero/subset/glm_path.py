@@ -78,14 +78,14 @@ class Path:
         return min((s for n, s in self.best.items() if n <= size), key=lambda s: s.value)
 
     def _record(self, size: int, state: State) -> bool:
-        """Keep a state that is the best of its size; return whether it is by more than rounding."""
+        """Keep a state that is the best of its size by more than rounding; return whether it is."""
         known = self.best.get(size)
-        if known is not None and not state.value < known.value:
+        if known is not None and not state.value < known.value - LEAST * abs(known.value):
             return False
         self.best[size] = state
         if size in self.sizes:
             self.report(size, state)
-        return known is None or state.value < known.value - LEAST * abs(known.value)
+        return True
 
     def _up(self, state: State) -> bool:
         """Grow to the largest size; return whether a state became better."""
