@@ -10,6 +10,9 @@ import numpy as np
 from ellzero.subset.glm_search import LEAST, Search, State
 from ellzero.subset.results import Integers
 
+# What a perturbation that leads back to the best counts, against one that leads elsewhere.
+HOME = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -75,14 +78,14 @@ class Path:
         return min((s for n, s in self.best.items() if n <= size), key=lambda s: s.value)
 
     def _record(self, size: int, state: State) -> bool:
-        """Keep a state that is the best of its size; return whether it is by more than rounding."""
+        """Keep a state that is the best of its size by more than rounding; return whether it is."""
         known = self.best.get(size)
-        if known is not None and not state.value < known.value:
+        if known is not None and not state.value < known.value - LEAST * abs(known.value):
             return False
         self.best[size] = state
         if size in self.sizes:
             self.report(size, state)
-        return known is None or state.value < known.value - LEAST * abs(known.value)
+        return True
 
     def _up(self, state: State) -> bool:
         """Grow to the largest size; return whether a state became better."""
@@ -145,7 +148,8 @@ class Path:
             base = pool[n % len(pool)]
             amount = min(free, 2 + n % max(1, min(4, free // 2)))
             found = inner.kick(base, amount, generator)
-            idle += 1
+            # Coming home again and again is the sign of an easy problem.
+            idle += HOME if found.key == pool[0].key else 1
             if all(found.key != s.key for s in pool):
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:

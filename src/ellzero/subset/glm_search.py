@@ -203,7 +203,7 @@ class Search:
                 if found is None:
                     self._above[key] = stop
                 return found
-        state = State(units, rows, fit, _inverse(fit.hessian))
+        state = State(units, rows, fit, fit.inverse)
         if (1 + len(self._states)) * (rows.size + 3 * rows.shape[1]) > MEMORY:
             self._states.clear()
         self._states[key] = state
@@ -234,9 +234,8 @@ class Search:
             np.maximum(self.interest, score / top, out=self.interest)
 
     def _leaving(self, state: State) -> Leaving:
-        return Leaving.of(
-            state.inverse, state.fit.beta, self.units.sizes[list(state.units)], self.offset
-        )
+        sizes = None if self.units.single else self.units.sizes[list(state.units)]
+        return Leaving.of(state.inverse, state.fit.beta, sizes, self.offset)
 
     def _measure(self, state: State, short: NDArray[np.int64]) -> Moves:
         index = self.units.join(short)
@@ -248,7 +247,7 @@ class Search:
             rows = np.concatenate([self.unit_rows(int(u)) for u in short])
         return measure(
             rows,
-            self.units.sizes[short],
+            None if self.units.single else self.units.sizes[short],
             self.ridge[index],
             limits,
             state.rows,
@@ -287,12 +286,12 @@ class Search:
             best = best if found is None else found
         return best
 
-    def drop(self, state: State, position: int) -> State:
-        """Return the state without the unit at a position."""
-        units = state.units[:position] + state.units[position + 1 :]
+    def drop(self, state: State, *positions: int) -> State:
+        """Return the state without the units at some positions."""
+        out = sorted(positions)
+        units = tuple(u for a, u in enumerate(state.units) if a not in out)
         leaving = self._leaving(state)
-        start = leaving.without(position, state.fit.beta)
-        keep = leaving.kept(position)
+        start, keep = leaving.without(out, state.fit.beta), leaving.kept(out)
         found = self._refit(units, state.rows[keep], start[keep], np.inf)
         assert found is not None
         return found
@@ -338,8 +337,8 @@ class Search:
             if not table[a, i] > -0.7 * cost[i]:
                 break
             rows, move, H = moves.swapped(a, i, leaving)
-            start = leaving.without(i, state.fit.beta) - H.T @ move
-            keep = leaving.kept(i)
+            start = leaving.without([i], state.fit.beta) - H.T @ move
+            keep = leaving.kept([i])
             found = self._refit(
                 (*state.units[:i], *state.units[i + 1 :], int(short[a])),
                 np.concatenate([state.rows[keep], rows]),
@@ -430,27 +429,12 @@ class Search:
         cost = self.drop_costs(state)
         # Ranked by price, so that the order of the columns does not matter.
         ranked = np.argsort(cost, kind="stable")[: int(np.isfinite(cost).sum())]
-        weights = 1.0 / (1.0 + np.arange(ranked.size))
-        chosen = generator.choice(ranked, amount, replace=False, p=weights / weights.sum())
+        chosen = generator.choice(ranked, amount, replace=False)
         leaving = [state.units[a] for a in chosen]
-        for unit in leaving:
-            if unit in state.units:
-                state = self.drop(state, state.units.index(unit))
+        state = self.drop(state, *chosen.tolist())
         for _ in range(amount):
             grown = self.grow(state, frozenset(leaving))
             if grown is None:
                 break
             state = grown
         return self.descend(self.fill(state, target))
-
-
-def _inverse(hessian: Floats) -> Floats:
-    """Return the inverse of a positive matrix; directions without curvature count for little."""
-    size = np.sqrt(np.maximum(hessian.diagonal(), 0))
-    size = np.where(size > 0, size, 1.0)
-    unit = hessian / np.outer(size, size)
-    unit[np.diag_indices_from(unit)] += 1e-12
-    out = np.linalg.inv(unit)
-    if not (np.isfinite(out).all() and (out.diagonal() > 0).all()):
-        out = np.linalg.pinv(unit, hermitian=True) + 1e-12 * np.eye(unit.shape[0])
-    return np.asarray(out / np.outer(size, size))
