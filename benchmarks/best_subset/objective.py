@@ -47,11 +47,15 @@ def value(instance, support, budget):
         A = np.concatenate(rows)
         beta = np.linalg.lstsq(A, target, rcond=None)[0]
         return float(np.sum((target - A @ beta) ** 2))
-    return newton(np.column_stack([np.ones(n), X]), instance.y, w, instance.loss, instance.ridge)
+    design = np.column_stack([np.ones(n), X])
+    least = newton(design, instance.y, w, instance.loss, instance.ridge)
+    if instance.loss == "poisson":
+        least += float(w @ scipy.special.gammaln(instance.y + 1))
+    return least
 
 
 def newton(A, y, w, loss, ridge):
-    """Return the least minus log-likelihood (Poisson: up to its constant), by damped Newton."""
+    """Return the least minus log-likelihood (Poisson: up to a constant), by damped Newton."""
 
     def loss_at(beta):
         z = A @ beta
