@@ -13,7 +13,7 @@ from ellzero.kernels import subset_exchange as kernels
 from ellzero.subset.columns import ScaledColumns
 from ellzero.subset.effort import Effort
 from ellzero.subset.gram import AbstractGram
-from ellzero.subset.kicks import Arena
+from ellzero.subset.kicks import Arenas
 from ellzero.subset.path import Frontier, sweep, visit
 from ellzero.subset.results import Floats, Integers, Subset, SubsetPath
 from ellzero.subset.stopping import Callback, Stopper, StopSearchError
@@ -162,23 +162,24 @@ def search(
     low = walker.size
     frontier = Frontier(low, max(high, low))
     stopper = Stopper(time_limit, callback)
-    status, n_kicks, arena = Status.CONVERGED, 0, None
+    status, n_kicks, arenas = Status.CONVERGED, 0, None
     try:
         frontier.offer(walker.members, walker.explained)
         sweep(frontier, walker, stopper)
         sizes = [int(k) for k in np.unique(np.minimum(wanted, frontier.high)) if k > low]
-        share = max(effort.kicks // max(len(sizes), 1), min(effort.kicks, 2 * effort.agree))
+        # A path has no time for many kicks at every size; its sizes help each other instead.
+        share = min(effort.kicks, effort.agree + effort.kicks // max(len(sizes), 1) ** 2)
         for k in sizes:
             if frontier.explained[k] < 0:
                 continue
-            if arena is None or not columns.full:
-                arena = Arena(columns, frontier.high, low)
-            members, n = arena.kick(
+            if arenas is None:
+                arenas = Arenas(columns, frontier, walker.gains, low)
+            kicked = arenas.kick(
                 frontier.members[k], float(frontier.explained[k]), effort, share, stopper
             )
-            n_kicks += n
-            if set(members.tolist()) != set(frontier.members[k].tolist()):
-                walker.move_to(members)
+            n_kicks += kicked.n_kicks
+            if set(kicked.members.tolist()) != set(frontier.members[k].tolist()):
+                walker.move_to(kicked.members)
                 visit(frontier, walker, stopper)
                 sweep(frontier, walker, stopper)
     except StopSearchError as stop:
