@@ -105,7 +105,8 @@ class LeastSquares(AbstractBoundedLinearLoss, AbstractQuadraticObjective):
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
-        if self._gram is None and self._X.shape[1] > linear.DENSE_LIMIT:
+        # Blocks that are smaller than the whole matrix come from the columns themselves.
+        if self._gram is None and index.numel() * index.shape[-1] < self._X.shape[1] ** 2:
             return super().hessian_on(params, index)
         dtype = torch.promote_types(params["coef"].dtype, self._X.dtype)
         return self.curvature_bound().submatrix(index).to(dtype)
