@@ -27,7 +27,9 @@ from ellzero.typing import Params
 
 # Up to this many entries the relaxation is solved by Newton steps, beyond by gradient steps.
 NEWTON_ENTRIES = 500
-# Entries that the relaxation of a large problem starts with.
+# Beyond this many entries the relaxation of a quadratic objective is solved on a few that grow;
+# that many at least to begin with.
+WORKING_ENTRIES = 60
 FIRST_ENTRIES = 100
 # Steps without progress after which the relaxation is given up.
 PATIENCE = 20
@@ -243,8 +245,12 @@ def perspective_bound(
 
     Notes
     -----
-    Costs one Newton system of n entries a step for n up to 500, one gradient and one sort beyond.
-    Even the largest bound can be below the optimum: branching closes what is left.
+    For quadratic objectives of more than 60 entries the relaxation is solved on a few entries, by
+    proximal steps and exact solutions for the partition of z into ones, fractions and zeros, and
+    entries that pull harder than the fractional ones are added until none is missing: a gradient
+    and a system of the entries at hand for each solution. For others costs one Newton system of n
+    entries a step for n up to 500, one gradient and one sort beyond. Even the largest bound can be
+    below the optimum: branching closes what is left.
 
     References
     ----------
@@ -268,9 +274,8 @@ def perspective_bound(
     for modulus in moduli(flat):
         if named.any_true(modulus[counted] <= 0):
             continue
-        large = flat.size > NEWTON_ENTRIES
         quadratic = isinstance(flat.objective, AbstractQuadraticObjective)
-        relax = _relax_large if large and quadratic else _relax
+        relax = _relax_large if quadratic and flat.size > WORKING_ENTRIES else _relax
         found = relax(flat, modulus, counted, constraint.n_nonzero, theta, max_iter, tol, target)
         best = max(best, found, key=lambda bound: bound.value)
     return best
@@ -547,10 +552,11 @@ def _relax_large(
     chosen[pull.topk(count).indices] = True
     theta = torch.where(chosen, start, origin)
     best = LowerBound(-torch.inf, "perspective relaxation", start[0])
+    inner = 1e-6
     for _ in range(max_iter + 1):
         index = (chosen & counted).nonzero().flatten()
         problem, units = working(flat, origin, index, free, modulus, budget)
-        t = solve_working(problem, to_array(theta[0, index] * units), tol / 10)
+        t = solve_working(problem, to_array(theta[0, index] * units), inner)
         theta = origin.clone()
         theta[0, index] = torch.as_tensor(t).to(units) / units
         if free.shape[0]:
@@ -565,6 +571,9 @@ def _relax_large(
         excess = (torch.where(counted, modulus, 0.0) * (share - theta.square())).sum(1) / 2
         relaxed = named.to_float((value + excess)[0])
         enough = max(tol, 1e-4) if relaxed < target else tol
+        if relaxed < target / 2:
+            # More than half is missing, whatever the digits.
+            enough = max(tol, 1e-2)
         if relaxed - best.value <= enough * max(abs(relaxed), 1e-300):
             break
         if best.value >= target > -torch.inf:
@@ -575,7 +584,11 @@ def _relax_large(
         missing = pull > level
         count = min(named.to_int(missing.sum()), max(FIRST_ENTRIES, index.shape[0] // 2))
         if count == 0:
-            break
+            # Nothing is missing: what is left is the accuracy of the solution.
+            if inner < 1e-13:
+                break
+            inner /= 100
+            continue
         chosen[pull.topk(count).indices] = True
     return best
 

@@ -197,6 +197,9 @@ def moduli(flat: FlatObjective) -> list[Tensor]:
     if not isinstance(objective, AbstractLinearObjective):
         return [zeros + max(known, 0.0)]
     smallest, largest = named.to_float(ridge.min()), named.to_float(ridge.max())
+    if largest > smallest >= known:
+        # Nowhere above the ridge.
+        return [ridge]
     out = [zeros + max(known, smallest, 0.0)]
     if largest > smallest:
         out.append(ridge + max(known - largest, 0.0))

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective
+from ellzero.core.problem import AbstractQuadraticObjective
 from ellzero.tensors import named
 
 Floats = NDArray[np.float64]
@@ -148,12 +150,11 @@ def _solve_partition(problem: Working, t: Floats, step: float) -> Floats | None:
     # Fractional entries may leave the function flat.
     matrix[np.diag_indices_from(matrix)] += 1e-12 * matrix.diagonal().max()
     try:
-        factor = np.linalg.cholesky(matrix)
+        factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError:
         return None
-    half = np.linalg.solve(factor, problem.linear[inside])
     out = np.zeros_like(t)
-    out[inside] = np.linalg.solve(factor.T, half)
+    out[inside] = cho_solve(factor, problem.linear[inside], check_finite=False)
     return out
 
 
@@ -216,6 +217,14 @@ def settle(flat: FlatObjective, points: Tensor, loose: Tensor) -> Tensor:
         The points.
     """
     index = loose.expand(points.shape[0], -1)
+    if isinstance(flat.objective, AbstractQuadraticObjective):
+        hessian = flat.hessian_on(points[:1], index[:1])[0]
+        inverse = torch.linalg.pinv(hessian, hermitian=True, rtol=1e-12)
+        for _ in range(2):
+            # The first step solves, the second refines.
+            _, grad = flat.value_and_grad(points)
+            points = points.scatter_add(1, index, -grad[:, loose] @ inverse)
+        return points
     for _ in range(30):
         value, grad = flat.value_and_grad(points)
         slope = grad[:, loose]

@@ -112,6 +112,17 @@ class LeastSquares(AbstractBoundedLinearLoss, AbstractQuadraticObjective):
         return self.curvature_bound().submatrix(index).to(dtype)
 
     @override
+    def _hessian_block(self, params: Params, index: Tensor) -> Tensor:
+        # The same at every point.
+        output, column = self._entries(index)
+        dtype = torch.promote_types(params["coef"].dtype, self._X.dtype)
+        gathered = self._gather_columns(column, dtype)
+        block = gathered @ self._weighted(gathered.transpose(1, 2))
+        if self._n_outputs > 1:
+            block = block * (output.unsqueeze(2) == output.unsqueeze(1))
+        return block + torch.diag_embed(self._ridge_of(index).to(block.dtype))
+
+    @override
     def _output_bound(self) -> Tensor:
         return torch.eye(self._n_outputs, dtype=torch.float64, device=self._X.device)
 
