@@ -71,6 +71,19 @@ class ScaledColumns:
         """Features whose columns are there, ascending."""
         return np.flatnonzero(self.slots >= 0)
 
+    def square(self, features: Integers) -> Floats:
+        """Return the inner products among `features`."""
+        if self.full and features.size == self.n_usable:
+            return self.rows
+        at = self.slots[features]
+        if np.all(at >= 0):
+            return np.ascontiguousarray(self.rows[np.ix_(at, features)])
+        out = self.gram.block(self.order[features])
+        out *= self.scale[features]
+        out *= self.scale[features, None]
+        np.fill_diagonal(out, 1.0)
+        return out
+
     def fetch(self, needed: Integers, scores: Floats, kept: Integers) -> None:
         """Compute columns of `needed` and of the most promising others.
 

@@ -14,10 +14,11 @@ class Effort:
     Parameters
     ----------
     kicks : int, default=8000
-        Most perturbations of supports, shared among the budgets; easy problems stop after `agree`.
+        Most perturbations of supports; easy problems stop after `agree`, and a path of m budgets
+        spends about ``kicks / m**2`` on each.
     population : int, default=32
         Supports kept apart, so that one of them may be stuck.
-    agree : int, default=8
+    agree : int, default=12
         Perturbations that must lead back before a support is believed.
 
     Examples
@@ -28,7 +29,7 @@ class Effort:
 
     kicks: int = 8000
     population: int = 32
-    agree: int = 8
+    agree: int = 12
 
     def __post_init__(self) -> None:
         check_integer("kicks", self.kicks, 0)

@@ -39,6 +39,11 @@ class AbstractGram(ABC):
         return int(self.diagonal.shape[0])
 
     @property
+    def n_rows(self) -> int:
+        """Rows that a product goes through, where they are kept."""
+        return max(int(self.n_samples), 1)
+
+    @property
     def n_outputs(self) -> int:
         """Number of targets."""
         return int(self.energy.shape[0])

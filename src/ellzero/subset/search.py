@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ellzero.core.result import Status
-from ellzero.errors import IncompatibleError, InvalidParameterError
+from ellzero.errors import InvalidParameterError
 from ellzero.kernels import subset_exchange as kernels
 from ellzero.subset.columns import ScaledColumns
 from ellzero.subset.effort import Effort
 from ellzero.subset.gram import AbstractGram
-from ellzero.subset.kicks import Arena
+from ellzero.subset.kicks import Arenas
 from ellzero.subset.path import Frontier, sweep, visit
 from ellzero.subset.results import Floats, Integers, Subset, SubsetPath
+from ellzero.subset.shaped import search_shaped
 from ellzero.subset.stopping import Callback, Stopper, StopSearchError
 from ellzero.subset.walker import Walker
 
@@ -81,6 +82,7 @@ def search(
     always: Iterable[int] = (),
     forbidden: Iterable[int] = (),
     groups: ArrayLike | None = None,
+    max_per_group: int | None = None,
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
     effort: Effort | None = None,
@@ -104,8 +106,12 @@ def search(
         Features in every subset, counted within the budget.
     forbidden : iterable of int, default=()
         Features in none.
-    groups, lower, upper : array-like or None, default=None
-        Groups of features, and bounds on the coefficients.
+    groups : array-like of shape (n_features,) or None, default=None
+        Label of the group of every feature; see `ellzero.subset.shaped.search_shaped`.
+    max_per_group : int or None, default=None
+        Most features of one group, where groups need not enter as a whole.
+    lower, upper : float or array-like of shape (n_features,) or None, default=None
+        Bounds on the coefficients, with 0 between them.
     effort : Effort or None, default=None
         How hard to try; None is ``Effort()``.
     time_limit : float or None, default=None
@@ -133,8 +139,21 @@ def search(
     >>> path[2].support.tolist(), path[2].coef.round(6).ravel().tolist()
     ([1, 2], [3.0, -1.0])
     """
-    if groups is not None or lower is not None or upper is not None:
-        raise IncompatibleError("`search` treats no groups and no bounds yet.")
+    if any(x is not None for x in (groups, max_per_group, lower, upper)):
+        return search_shaped(
+            gram,
+            budgets,
+            ridge=ridge,
+            always=always,
+            forbidden=forbidden,
+            groups=groups,
+            max_per_group=max_per_group,
+            lower=lower,
+            upper=upper,
+            effort=effort,
+            time_limit=time_limit,
+            callback=callback,
+        )
     effort = Effort() if effort is None else effort
     p = gram.n_features
     wanted = np.unique(np.asarray(list(budgets), dtype=np.int64))
@@ -162,23 +181,24 @@ def search(
     low = walker.size
     frontier = Frontier(low, max(high, low))
     stopper = Stopper(time_limit, callback)
-    status, n_kicks, arena = Status.CONVERGED, 0, None
+    status, n_kicks, arenas = Status.CONVERGED, 0, None
     try:
         frontier.offer(walker.members, walker.explained)
         sweep(frontier, walker, stopper)
         sizes = [int(k) for k in np.unique(np.minimum(wanted, frontier.high)) if k > low]
-        share = max(effort.kicks // max(len(sizes), 1), min(effort.kicks, 2 * effort.agree))
+        # A path has no time for many kicks at every size; its sizes help each other instead.
+        share = min(effort.kicks, effort.agree + effort.kicks // max(len(sizes), 1) ** 2)
         for k in sizes:
             if frontier.explained[k] < 0:
                 continue
-            if arena is None or not columns.full:
-                arena = Arena(columns, frontier.high, low)
-            members, n = arena.kick(
+            if arenas is None:
+                arenas = Arenas(columns, frontier, walker.gains, low)
+            kicked = arenas.kick(
                 frontier.members[k], float(frontier.explained[k]), effort, share, stopper
             )
-            n_kicks += n
-            if set(members.tolist()) != set(frontier.members[k].tolist()):
-                walker.move_to(members)
+            n_kicks += kicked.n_kicks
+            if set(kicked.members.tolist()) != set(frontier.members[k].tolist()):
+                walker.move_to(kicked.members)
                 visit(frontier, walker, stopper)
                 sweep(frontier, walker, stopper)
     except StopSearchError as stop:

@@ -85,6 +85,11 @@ class DenseGram(AbstractGram):
         plain = self._X[:, index].astype(np.float64, copy=False) - self._mean[index]
         return plain, plain if self._w is None else plain * self._w[:, None]
 
+    @property
+    def n_rows(self) -> int:
+        """Rows that a product goes through."""
+        return int(self._X.shape[0])
+
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
         _, weighted = self._picked(index)
@@ -153,6 +158,11 @@ class SparseGram(AbstractGram):
         self.diagonal = diagonal
         self.cross = cross
         self._dead = np.flatnonzero(dead)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that a product goes through."""
+        return int(self._rows.shape[0])
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
@@ -240,6 +250,11 @@ class TensorGram(AbstractGram):
 
         at = torch.from_numpy(np.asarray(index, np.int64)).to(self._X.device)
         return self._X.index_select(1, at).double() - self._mean[at]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that a product goes through."""
+        return int(self._X.shape[0])
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""

@@ -65,10 +65,14 @@ class Walker:
         """Share of the energy of the targets that the subset explains."""
         return float(kernels.explained(self.columns.start, self.state))
 
-    def _fetch(self, needed: Integers) -> None:
+    @property
+    def gains(self) -> Floats:
+        """What every feature would gain."""
         c, d = self.state[5], self.state[6]
-        scores = np.einsum("oj,oj->j", c, c) / np.maximum(d, FLOOR)
-        self.columns.fetch(needed, scores, self.members)
+        return np.asarray(np.einsum("oj,oj->j", c, c) / np.maximum(d, FLOOR))
+
+    def _fetch(self, needed: Integers) -> None:
+        self.columns.fetch(needed, self.gains, self.members)
 
     def move_to(self, members: Integers) -> None:
         """Take other members; those that depend on earlier ones are left out."""
