@@ -10,6 +10,8 @@ import numpy as np
 from ellzero.subset.glm_search import LEAST, Search, State
 from ellzero.subset.results import Integers
 
+# Exchanges that are solved before a search ends.
+CHECKED = 40
 # What a perturbation that leads back to the best counts, against one that leads elsewhere.
 HOME = 3
 
@@ -142,12 +144,16 @@ class Path:
         inner, numbers = self._narrow(size)
         pool = [self._enter(inner, numbers, self.best[size])]
         idle = 0
+        # Among few units perturbations cost little.
+        patience = plan.patience * (1 if inner is not search else 2)
         for n in range(plan.kicks):
-            if idle >= plan.patience:
+            if idle >= patience:
                 break
             base = pool[n % len(pool)]
-            amount = min(free, 2 + n % max(1, min(4, free // 2)))
-            found = inner.kick(base, amount, generator)
+            amount = 2 + n % max(1, min(4, (free + 1) // 2))
+            amount = min(amount, len(base.units) - len(search.rules.always))
+            # The first ones are greedy.
+            found = inner.kick(base, amount, min(3, n // 2), generator)
             # Coming home again and again is the sign of an easy problem.
             idle += HOME if found.key == pool[0].key else 1
             if all(found.key != s.key for s in pool):
@@ -161,6 +167,8 @@ class Path:
                 if inner is not search:
                     inner, numbers = self._narrow(size)
                     pool = [self._enter(inner, numbers, self.best[size])]
+        # Prices are not exact: the last word has more of them solved.
+        self._record(size, search.descend(self.best[size], CHECKED))
 
     def _narrow(self, size: int) -> tuple[Search, Integers]:
         """Return the search among the units that looked best so far, and which these are."""

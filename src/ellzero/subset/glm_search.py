@@ -255,8 +255,13 @@ class Search:
             state.inverse,
         )
 
-    def grow(self, state: State, banned: frozenset[int] = frozenset()) -> State | None:
-        """Return the state with one more unit, or None when none lowers the value."""
+    def grow(
+        self, state: State, banned: frozenset[int] = frozenset(), skip: int = 0
+    ) -> State | None:
+        """Return the state with one more unit, or None when none lowers the value.
+
+        The first `skip` in the order of prices are left out where there are others.
+        """
         self.counts["scans"] += 1
         allowed = self._allowed(state, banned)
         if self._few:
@@ -272,7 +277,9 @@ class Search:
         moves = self._measure(state, short)
         gain = np.where(allowed[short], moves.additions(), -np.inf)
         best: State | None = None
-        order = np.argsort(-gain, kind="stable")[:3]
+        order = np.argsort(-gain, kind="stable")
+        skip = min(skip, max(0, int((gain > 0).sum()) - 1))
+        order = order[skip : skip + 3]
         for place in order:
             # Only those whose price is near the best.
             if not gain[place] > 0 or (best is not None and gain[place] < 0.8 * gain[order[0]]):
@@ -422,8 +429,11 @@ class Search:
         )
         return self._states.setdefault(moved.key, moved)
 
-    def kick(self, state: State, amount: int, generator: np.random.Generator) -> State:
-        """Return the local optimum after some units were replaced."""
+    def kick(self, state: State, amount: int, skip: int, generator: np.random.Generator) -> State:
+        """Return the local optimum after some units were replaced.
+
+        The first one that enters may be any of the best `skip` + 1.
+        """
         self.counts["kicks"] += 1
         target = len(state.units)
         cost = self.drop_costs(state)
@@ -432,8 +442,9 @@ class Search:
         chosen = generator.choice(ranked, amount, replace=False)
         leaving = [state.units[a] for a in chosen]
         state = self.drop(state, *chosen.tolist())
-        for _ in range(amount):
-            grown = self.grow(state, frozenset(leaving))
+        for step in range(amount):
+            other = int(generator.integers(skip + 1)) if step == 0 else 0
+            grown = self.grow(state, frozenset(leaving), other)
             if grown is None:
                 break
             state = grown
