@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ellzero.subset.glm_search import LEAST, Search, State
+from ellzero.subset.glm_search import LEAST, Search, Separated, State
 from ellzero.subset.results import Integers
 
 # Exchanges that are solved before a search ends.
@@ -74,6 +74,7 @@ class Path:
                     break
         for size in self.sizes:
             self._perturb(size)
+            self._compare(size)
 
     def at(self, size: int) -> State:
         """Return the best state of at most a size."""
@@ -160,15 +161,33 @@ class Path:
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:
                 continue
-            whole = found if inner is search else search.adopt(found, numbers)
+            whole = found
+            if inner is not search:
+                search.learn(inner, numbers)
+                whole = search.adopt(found, numbers)
             whole = search.descend(whole)
             if self._record(size, whole):
                 idle = 0
                 if inner is not search:
                     inner, numbers = self._narrow(size)
                     pool = [self._enter(inner, numbers, self.best[size])]
+        if inner is not search:
+            search.learn(inner, numbers)
         # Prices are not exact: the last word has more of them solved.
         self._record(size, search.descend(self.best[size], CHECKED))
+
+    def _compare(self, size: int) -> None:
+        """Raise `Separated` when the loss falls lower where it has no minimizer."""
+        if size not in self.best:
+            return
+        value = self.best[size].value
+        lower = [
+            (infimum, sorted(units))
+            for units, infimum in self.search.receding.items()
+            if len(units) <= size and infimum < value - LEAST * abs(value)
+        ]
+        if lower:
+            raise Separated(tuple(min(lower)[1]))
 
     def _narrow(self, size: int) -> tuple[Search, Integers]:
         """Return the search among the units that looked best so far, and which these are."""
