@@ -10,10 +10,12 @@ import numpy as np
 from ellzero.subset.glm_search import LEAST, Search, Separated, State
 from ellzero.subset.results import Integers
 
+# Numbers that a scan among the units that looked best goes through.
+WORK = 2**16
 # Exchanges that are solved before a search ends.
 CHECKED = 40
 # What a perturbation that leads back to the best counts, against one that leads elsewhere.
-HOME = 3
+HOME = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,20 @@ class Path:
         state = self.search.null()
         self._record(len(state.units), state)
         self._up(state)
+        self._sweep()
+        moved = [self._perturb(size) for size in self.sizes]
+        if any(moved):
+            # What one budget learned helps its neighbors.
+            self._sweep()
+        for size in self.sizes:
+            self._compare(size)
+
+    def _sweep(self) -> None:
+        """Shrink and grow through all sizes until nothing changes."""
         if len(self.sizes) > 1:
             for _ in range(3):
                 if not (self._down() | self._up(self.best[min(self.best)])):
                     break
-        for size in self.sizes:
-            self._perturb(size)
-            self._compare(size)
 
     def at(self, size: int) -> State:
         """Return the best state of at most a size."""
@@ -135,12 +144,13 @@ class Path:
             state = self.best[size]
         return better
 
-    def _perturb(self, size: int) -> None:
-        """Kick the best states of a size until nothing new comes."""
+    def _perturb(self, size: int) -> bool:
+        """Kick the best states of a size until nothing new comes; return whether any was better."""
         search, plan = self.search, self.plan
         free = size - len(search.rules.always)
         if size not in self.best or free < 1 or len(self.best[size].units) < size:
-            return
+            return False
+        before = self.best[size]
         generator = np.random.default_rng(size)
         inner, numbers = self._narrow(size)
         pool = [self._enter(inner, numbers, self.best[size])]
@@ -175,6 +185,7 @@ class Path:
             search.learn(inner, numbers)
         # Prices are not exact: the last word has more of them solved.
         self._record(size, search.descend(self.best[size], CHECKED))
+        return self.best[size] is not before
 
     def _compare(self, size: int) -> None:
         """Raise `Separated` when the loss falls lower where it has no minimizer."""
@@ -192,7 +203,8 @@ class Path:
     def _narrow(self, size: int) -> tuple[Search, Integers]:
         """Return the search among the units that looked best so far, and which these are."""
         search = self.search
-        count = max(100, 8 * size)
+        # Few samples make a scan cheap.
+        count = max(100, 8 * size, min(1000, WORK // search.design.n_samples))
         everything = np.arange(search.units.count)
         if search.units.count <= 2 * count:
             return search, everything

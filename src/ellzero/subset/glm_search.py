@@ -127,10 +127,10 @@ class Search:
         self._rows: dict[int, Floats] = {}
         self._states: dict[frozenset[int], State] = {}
         self._above: dict[frozenset[int], float] = {}
-        few = units.members is None and design.n_features <= FEW
-        self._few = few and design.n_features * design.n_samples <= MEMORY
-        if self._few and not isinstance(design, RowsDesign):
+        small = design.n_features <= FEW and design.n_features * design.n_samples <= MEMORY
+        if small and not isinstance(design, RowsDesign):
             self.design = RowsDesign(design, np.arange(design.n_features))
+        self._few = units.members is None and isinstance(self.design, RowsDesign)
         # Units on which the loss has no minimizer, with its infimum.
         self.receding: dict[frozenset[int], float] = {}
         # The best share of the largest score that every unit had in a scan.
