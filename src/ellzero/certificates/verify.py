@@ -17,6 +17,7 @@ from ellzero.certificates.stability import TIE, ht_stability
 from ellzero.certificates.swaps import SOLVE_LIMIT, check_swaps
 from ellzero.core.problem import (
     AbstractConvexObjective,
+    AbstractLinearObjective,
     AbstractQuadraticObjective,
     AbstractSmoothObjective,
     AbstractSparseSet,
@@ -289,6 +290,17 @@ def _smoothness(
     k = n
     if isinstance(constraint, AbstractSparseSet):
         k = max(1, min(n, 2 * constraint.max_nonzero(case.params)))
+    wide = case.flat.size > DENSE_ENTRIES and isinstance(objective, AbstractLinearObjective)
+    if wide and isinstance(objective, AbstractSmoothObjective):
+        # The sum of the largest diagonal entries needs no matrix of n by n.
+        largest = named.to_float(objective.curvature_diagonal().topk(k).values.sum())
+        kind, value = "upper bound", largest * (1 + 1e-12)
+        found.measures |= {
+            "smoothness": value,
+            "smoothness_kind": kind,
+            "smoothness_n_nonzero": k,
+        }
+        return value
     if isinstance(objective, AbstractSmoothObjective):
         estimate = restricted_smoothness(objective, k, method="bound")
     elif step_size is not None or not isinstance(objective, AbstractTwiceDifferentiable):

@@ -30,8 +30,9 @@ from numba import njit  # noqa: TID253
 CLOSED = 1e300
 CHUNK = 512
 SIZE, FIXED, SCANS, INSERTIONS = 0, 1, 2, 3
-# Relative improvement below which an exchange is taken for rounding.
+# Gains below this share of the loss, or of the energy of the targets (scaled to one), are rounding.
 SLACK = 1e-11
+TINY = 1e-26
 
 # No infinities are promised away: only that sums may be reordered.
 _fast = {"reassoc", "contract", "nsz", "nnan", "arcp"}
@@ -175,7 +176,7 @@ def dearest(state: Any, floor: float, seed: int) -> tuple[int, float]:
     """
     _, _, _, _, _, c, d = state
     q, p = c.shape
-    place, most = -1, 0.0
+    place, most = -1, TINY
     for j in range(p):
         left = d[j]
         if left > floor and left < CLOSED * 0.5:
@@ -221,7 +222,7 @@ def scan(state: Any, floor: float) -> tuple[int, int, float]:
         for i in range(sizes[FIXED], k):
             row = H[i, start:stop]
             inverse = 1.0 / B[i, i]
-            bar = loss[i] + max(best, SLACK * loss[i])
+            bar = loss[i] + max(best, SLACK * loss[i] + TINY)
             above = False
             if q == 1:
                 b = ratio[i, 0]
@@ -257,16 +258,19 @@ def scan(state: Any, floor: float) -> tuple[int, int, float]:
 
 @compiled
 def descend(columns: Any, slots: Any, state: Any, floor: float, limit: int) -> int:
-    """Make the best exchange until none gains; return a missing column, or -1 at the end."""
+    """Make the best exchange until none gains.
+
+    Returns a missing column; -1 at the end; -2 after `limit` exchanges.
+    """
     for _ in range(limit):
         leaves, enters, _ = scan(state, floor)
         if leaves < 0:
-            break
+            return -1
         if slots[enters] < 0:
             return enters
         remove(leaves, state)
         insert(columns, slots[enters], enters, state)
-    return -1
+    return -2
 
 
 @compiled
@@ -331,7 +335,6 @@ def kick(
     seeds: Any,
     tally: Any,
     count: int,
-    rank: Any,
 ) -> None:
     """Perturb supports of a population and descend again, `count` times.
 
@@ -357,8 +360,6 @@ def kick(
         Supports in the pool, local optima seen, kicks so far, kicks since the best one changed.
     count : int
         Number of kicks.
-    rank : ndarray of shape (p,), int64
-        Number of each feature for the generator, so that the order of columns does not matter.
     """
     members, sizes, H, B, beta, c, d = state
     k = pool.shape[1]
