@@ -398,10 +398,7 @@ def relax(
                             point[active[place[i]]] = right[0, i]
                     error = residual(q, c, point, slope)
                     bound = bound_at(c, d, energy, state, room, point, slope, error, top)
-                    if bound > best:
-                        step = 1.0
-                    else:
-                        step = max(step, 0.05)
+                    step = 1.0 if bound > best else max(step, 0.05)
                 for i in range(m):
                     a = place[i]
                     old = b[a]
@@ -441,10 +438,10 @@ def relax(
         if settled:
             beyond = False
             for j in range(p):
-                if state[j] == 0 and point[j] == 0.0:
-                    if abs(slope[j]) > edge * root[j] * (1.0 + 1e-9):
-                        beyond = True
-                        break
+                far = abs(slope[j]) > edge * root[j] * (1.0 + 1e-9)
+                if far and state[j] == 0 and point[j] == 0.0:
+                    beyond = True
+                    break
             if not beyond or abs(gained) <= 1e-9 * energy:
                 break
         elif stalls > 8:

@@ -401,7 +401,9 @@ def examine(
             for j in range(p):
                 v[j] = c[j]
             break
-        new, edge, error = relax(q, c, d, root, energy, state, room, theta, v, level, rounds, patience, work)
+        new, edge, error = relax(
+            q, c, d, root, energy, state, room, theta, v, level, rounds, patience, work
+        )
         count[0] += 1
         bound = max(bound, new)
         if bound >= level:

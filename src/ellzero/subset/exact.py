@@ -256,19 +256,21 @@ class _Problem:
 
     def progress(self, tree: Tree, seconds: float) -> Progress:
         """Return where the tree stands."""
-        unit = 2.0 * self.gram.n_samples
-        return Progress(
-            tree.value / unit, tree.lower_bound / unit, int(tree.count[3]), tree.n_open, seconds
-        )
+        value = tree.value / (2.0 * self.gram.n_samples)
+        bound = min(self._bound(tree), value)
+        return Progress(value, bound, int(tree.count[3]), tree.n_open, seconds)
+
+    def _bound(self, tree: Tree) -> float:
+        """Return the lower bound in units of the objective, rounded down."""
+        return max(tree.lower_bound, 0.0) / (2.0 * self.gram.n_samples) * (1 - 1e-15)
 
     def result(self, tree: Tree, status: Status, began: float) -> ExactResult:
         """Return what the tree has proven."""
         subset = self._subset(tree.support)
         unit = 2.0 * self.gram.n_samples
-        bound = min(max(tree.lower_bound, 0.0) / unit * (1 - 1e-15), subset.value)
         return ExactResult(
             subset,
-            bound,
+            min(self._bound(tree), subset.value),
             status,
             n_nodes=int(tree.count[3]) + 1,
             seconds=time.perf_counter() - began,
