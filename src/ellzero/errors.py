@@ -52,7 +52,9 @@ class SeparableError(EllzeroError, ValueError):
         The features.
     """
 
-    def __init__(self, message: str, hint: str | None = None, features: Iterable[int] = ()) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, features: Iterable[int] = ()
+    ) -> None:
         super().__init__(message, hint)
         self.features = list(features)
 

@@ -21,10 +21,19 @@ BLOCK = 512
 FAR_STEP = 1e-2
 # Relative decrease by a Newton step after which the next one would be below rounding.
 LAST = 1e-9
+# How many times the predicted decrease may still come, near a minimizer and elsewhere.
+NEAR, WIDE = 2.0, 10.0
 # Share of a column that must lie outside the span of the others.
 PIVOT = 1e-11
 # Sums may be reordered; NaN and infinities keep their meaning.
 FAST = {"reassoc", "contract", "nsz"}
+# Called by compiled code only: compiles in less time.
+INNER: dict[str, Any] = {
+    "cache": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 @njit(inline="always")
@@ -46,7 +55,7 @@ def _loss(kind: int, u: float, y: float, delta: float) -> float:
     return 0.5 * r * r if r <= delta else delta * (r - 0.5 * delta)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST, **INNER)
 def _scores(Z: Any, beta: Any, u: Any) -> None:
     """Write Z^T beta."""
     u[:] = 0.0
@@ -58,7 +67,7 @@ def _scores(Z: Any, beta: Any, u: Any) -> None:
                 u[i] += b * row[i]
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST, **INNER)
 def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     """Return the weighted sum of the losses."""
     total = 0.0
@@ -67,7 +76,19 @@ def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     return total
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(**INNER)
+def _value(
+    kind: int, Z: Any, y: Any, weight: Any, ridge: Any, delta: float, beta: Any, u: Any
+) -> float:
+    """Write the scores and return the value there."""
+    _scores(Z, beta, u)
+    value = _total(kind, u, y, weight, delta)
+    for a in range(beta.size):
+        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    return value
+
+
+@njit(fastmath=FAST, **INNER)
 def _derivatives(
     kind: int, u: Any, y: Any, weight: Any, delta: float, smooth: bool, r: Any, h: Any
 ) -> None:
@@ -96,7 +117,7 @@ def _derivatives(
                 h[i] = weight[i] * delta / abs(d) if smooth else 0.0
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(fastmath=FAST, **INNER)
 def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
     """Write -Z r and Z diag(h) Z^T, a block of samples at a time."""
     k, n = Z.shape
@@ -123,7 +144,7 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
             hessian[b, a] = hessian[a, b]
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bool:
     """Write the Newton step on the free entries; return whether all of them are independent.
 
@@ -165,7 +186,40 @@ def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bo
     return whole
 
 
-@njit(cache=True)
+@njit(**INNER)
+def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
+    """Write the inverse of a positive matrix; dependent entries count as nearly so."""
+    k = hessian.shape[0]
+    for a in range(k):
+        for b in range(a + 1):
+            total = hessian[a, b]
+            for c in range(b):
+                total -= factor[a, c] * factor[b, c]
+            if b < a:
+                factor[a, b] = total / factor[b, b]
+            else:
+                least = PIVOT * hessian[a, a]
+                factor[a, a] = math.sqrt(max(total, least)) if least > 0.0 else 1.0
+    # The inverse of the factor, then its product with itself.
+    for a in range(k):
+        for b in range(a + 1):
+            total = 1.0 if a == b else 0.0
+            for c in range(b, a):
+                total -= factor[a, c] * inverse[b, c]
+            inverse[b, a] = total / factor[a, a]
+    for a in range(k):
+        for b in range(a, k):
+            total = 0.0
+            for c in range(b, k):
+                total += inverse[a, c] * inverse[b, c]
+            factor[a, b] = total
+    for a in range(k):
+        for b in range(a, k):
+            inverse[a, b] = factor[a, b]
+            inverse[b, a] = factor[a, b]
+
+
+@njit(**INNER)
 def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, upper: Any) -> bool:
     """Return whether every sample is on its side, and may go there for ever."""
     for a in range(beta.size):
@@ -178,7 +232,7 @@ def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, u
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def minimize(
     kind: int,
     Z: Any,
@@ -194,7 +248,7 @@ def minimize(
     beta: Any,
     r: Any,
     h: Any,
-    hessian: Any,
+    inverse: Any,
 ) -> Any:
     r"""Minimize a mean loss plus ridge over the coefficients of a few columns.
 
@@ -223,8 +277,8 @@ def minimize(
         The start; receives the minimizer.
     r, h : array of shape (n,)
         Receive the weighted negative gradient and curvature of every sample.
-    hessian : array of shape (k, k)
-        Receives ``Z diag(h) Z^T + diag(ridge)``, at the point before the last step.
+    inverse : array of shape (k, k)
+        Receives the inverse of ``Z diag(h) Z^T + diag(ridge)`` at, or just before, the minimizer.
 
     Returns
     -------
@@ -243,15 +297,24 @@ def minimize(
     gradient = np.empty(k)
     step = np.empty(k)
     factor = np.zeros((k, k))
+    hessian = np.empty((k, k))
     free = np.ones(k, np.bool_)
     for a in range(k):
         beta[a] = min(max(beta[a], lower[a]), upper[a])
-    _scores(Z, beta, u)
-    value = _total(kind, u, y, weight, delta)
-    for a in range(k):
-        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    value = _value(kind, Z, y, weight, ridge, delta, beta, u)
+    while kind == POISSON:
+        # From scores far too high Newton steps come down by 1 only, or overflow.
+        for a in range(k):
+            trial[a] = 0.5 * beta[a]
+        value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
+        if value_there >= value and not math.isinf(value):
+            break
+        beta[:] = trial
+        u[:] = trial_u
+        value = value_there
     status = LIMIT
     n_iter = 0
+    before = 0.0
     smooth = False
     while True:
         _derivatives(kind, u, y, weight, delta, smooth, r, h)
@@ -278,9 +341,12 @@ def minimize(
             break
         if n_iter >= max_iter:
             break
-        if n_iter > 0 and value - 2.5 * decrement > stop:
+        # Where steps shrink fast, the quadratic model tells what is still to come.
+        trust = NEAR if decrement < 0.1 * before else WIDE
+        if value - trust * decrement > stop:
             status = ABORTED
             break
+        before = decrement
         length = 1.0
         accepted = False
         for attempt in range(60):
@@ -288,10 +354,7 @@ def minimize(
             for a in range(k):
                 trial[a] = min(max(beta[a] + length * step[a], lower[a]), upper[a])
                 moved -= gradient[a] * (trial[a] - beta[a])
-            _scores(Z, trial, trial_u)
-            value_there = _total(kind, trial_u, y, weight, delta)
-            for a in range(k):
-                value_there += 0.5 * ridge[a] * trial[a] * trial[a]
+            value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
             if value_there <= value - 1e-4 * moved:
                 accepted = True
                 break
@@ -319,7 +382,8 @@ def minimize(
             status = CONVERGED
             break
     if kind == HUBER:
-        _derivatives(kind, u, y, weight, delta, True, r, h)
+        smooth = True
+        _derivatives(kind, u, y, weight, delta, smooth, r, h)
         _products(Z, r, h, gradient, hessian)
         for a in range(k):
             hessian[a, a] += ridge[a]
@@ -329,4 +393,6 @@ def minimize(
             if weight[i] > 0.0 and abs(trial_u[i]) > FAR_STEP:
                 status = FAR
                 break
+    if status != ABORTED:
+        _invert(hessian, factor, inverse)
     return value, status, n_iter

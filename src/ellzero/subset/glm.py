@@ -22,8 +22,8 @@ Callback = Callable[[int, Mapping[str, Any]], "bool | None"]
 
 # Exchanges with the best prices that are solved before a support counts as a local optimum.
 TRIALS = 6
-# Perturbations without progress after which a search ends.
-PATIENCE = 8
+# Perturbations without progress after which a search ends, for the default number of them.
+PATIENCE = 18
 KICKS, POPULATION = 1000, 4
 
 
@@ -180,7 +180,8 @@ def _run(
     search = Search(design, model, units, rules, trials=TRIALS, goes_on=goes_on)
     kicks = KICKS if effort is None else int(effort.kicks)
     population = POPULATION if effort is None else max(1, int(effort.population))
-    path = Path(search, table.sizes, Plan(kicks, PATIENCE, population), report)
+    plan = Plan(kicks, max(1, PATIENCE * kicks // KICKS), population)
+    path = Path(search, table.sizes, plan, report)
     try:
         path.run()
     except Stopped:

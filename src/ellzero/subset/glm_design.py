@@ -236,9 +236,7 @@ class DeviceDesign(AbstractDesign):
         variance = share @ ((X - mean) / unit).square()
         self.mean = mean.cpu().numpy()
         root = (variance.sqrt() * unit).cpu().numpy()
-        self._set_scale(
-            np.square(root), largest.cpu().numpy(), float(torch.finfo(X.dtype).eps)
-        )
+        self._set_scale(np.square(root), largest.cpu().numpy(), float(torch.finfo(X.dtype).eps))
         self.scale = np.where(self.usable, root, 1.0)
         scale = torch.as_tensor(self.scale, device=X.device)
         self._scaled = ((X - mean) / scale).float()

@@ -30,8 +30,8 @@ class Fit:
         Weighted negative gradient of the loss in the scores.
     curvature : ndarray of shape (n_samples,)
         Weighted curvature of the loss in the scores, the same for all m.
-    hessian : ndarray of shape (k, k)
-        Hessian in the coefficients, the same for all m.
+    inverse : ndarray of shape (k, k)
+        Inverse of the Hessian in the coefficients, the same for all m.
     status : int
         As `kernels.glm_newton.minimize` returns it.
     """
@@ -40,7 +40,7 @@ class Fit:
     beta: Floats
     residual: Floats
     curvature: Floats
-    hessian: Floats
+    inverse: Floats
     status: int
 
     @property
@@ -125,7 +125,7 @@ class ScalarLoss(AbstractLoss):
     def minimize(self, rows: Floats, terms: Terms, start: Floats, stop: float = np.inf) -> Fit:
         k, n = rows.shape
         beta = np.array(start[:, 0])
-        residual, curvature, hessian = np.empty(n), np.empty(n), np.empty((k, k))
+        residual, curvature, inverse = np.empty(n), np.empty(n), np.empty((k, k))
         value, status, _ = glm_newton.minimize(
             self.kind,
             rows,
@@ -141,9 +141,9 @@ class ScalarLoss(AbstractLoss):
             beta,
             residual,
             curvature,
-            hessian,
+            inverse,
         )
-        return Fit(value, beta[:, None], residual[None], curvature, hessian, int(status))
+        return Fit(value, beta[:, None], residual[None], curvature, inverse, int(status))
 
     @override
     def constant(self) -> Floats:
@@ -228,7 +228,8 @@ class SoftmaxLoss(AbstractLoss):
         value = loss + 0.5 * float((ridge * np.square(beta)).sum())
         status = glm_newton.LIMIT
         step = np.zeros_like(beta)
-        for iteration in range(MAX_ITER + 1):
+        before = 0.0
+        for _ in range(MAX_ITER + 1):
             residual = (self._own - P @ self._basis) * self.weight[:, None]
             gradient = ridge * beta - rows @ residual
             hessian = self._hessian(rows, P, terms.ridge)
@@ -240,9 +241,11 @@ class SoftmaxLoss(AbstractLoss):
             if not decrement > self.floor + 1e-15 * abs(value):
                 status = glm_newton.CONVERGED
                 break
-            if iteration and value - 2.5 * decrement > stop:
+            near = decrement < 0.1 * before
+            if value - (glm_newton.NEAR if near else glm_newton.WIDE) * decrement > stop:
                 status = glm_newton.ABORTED
                 break
+            before = decrement
             length = 1.0
             for _ in range(60):
                 trial = beta + length * step
@@ -263,7 +266,8 @@ class SoftmaxLoss(AbstractLoss):
         curvature = self.weight * (1 - np.square(P).sum(axis=1)) / m
         curvature = np.maximum(curvature, 1e-12 * self.weight)
         shared = (rows * curvature) @ rows.T + np.diag(terms.ridge)
-        return Fit(value, beta, np.ascontiguousarray(residual.T), curvature, shared, status)
+        inverse = _inverse(shared)
+        return Fit(value, beta, np.ascontiguousarray(residual.T), curvature, inverse, status)
 
     def _hessian(self, rows: Floats, P: Floats, ridge: Floats) -> Floats:
         """Return the Hessian in the flattened coefficients, (k m, k m)."""
@@ -305,6 +309,18 @@ def _solve(hessian: Floats, gradient: Floats) -> Floats:
     values, vectors = np.linalg.eigh(unit)
     inverse = np.where(values > 1e-12 * values[-1], 1 / np.maximum(values, 1e-300), 0.0)
     return np.asarray(vectors @ (inverse * (vectors.T @ (gradient / size))) / size)
+
+
+def _inverse(hessian: Floats) -> Floats:
+    """Return the inverse of a positive matrix; directions without curvature count for little."""
+    size = np.sqrt(np.maximum(hessian.diagonal(), 0))
+    size = np.where(size > 0, size, 1.0)
+    unit = hessian / np.outer(size, size)
+    unit[np.diag_indices_from(unit)] += 1e-12
+    out = np.linalg.inv(unit)
+    if not (np.isfinite(out).all() and (out.diagonal() > 0).all()):
+        out = np.linalg.pinv(unit, hermitian=True) + 1e-12 * np.eye(unit.shape[0])
+    return np.asarray(out / np.outer(size, size))
 
 
 def separates(loss: AbstractLoss, rows: Floats, terms: Terms, loose: NDArray[Any]) -> Any:

@@ -10,6 +10,11 @@ import numpy as np
 from ellzero.subset.glm_search import LEAST, Search, State
 from ellzero.subset.results import Integers
 
+# Exchanges that are solved before a search ends.
+CHECKED = 40
+# What a perturbation that leads back to the best counts, against one that leads elsewhere.
+HOME = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -75,14 +80,14 @@ class Path:
         return min((s for n, s in self.best.items() if n <= size), key=lambda s: s.value)
 
     def _record(self, size: int, state: State) -> bool:
-        """Keep a state that is the best of its size; return whether it is by more than rounding."""
+        """Keep a state that is the best of its size by more than rounding; return whether it is."""
         known = self.best.get(size)
-        if known is not None and not state.value < known.value:
+        if known is not None and not state.value < known.value - LEAST * abs(known.value):
             return False
         self.best[size] = state
         if size in self.sizes:
             self.report(size, state)
-        return known is None or state.value < known.value - LEAST * abs(known.value)
+        return True
 
     def _up(self, state: State) -> bool:
         """Grow to the largest size; return whether a state became better."""
@@ -139,13 +144,18 @@ class Path:
         inner, numbers = self._narrow(size)
         pool = [self._enter(inner, numbers, self.best[size])]
         idle = 0
+        # Among few units perturbations cost little.
+        patience = plan.patience * (1 if inner is not search else 2)
         for n in range(plan.kicks):
-            if idle >= plan.patience:
+            if idle >= patience:
                 break
             base = pool[n % len(pool)]
-            amount = min(free, 2 + n % max(1, min(4, free // 2)))
-            found = inner.kick(base, amount, generator)
-            idle += 1
+            amount = 2 + n % max(1, min(4, (free + 1) // 2))
+            amount = min(amount, len(base.units) - len(search.rules.always))
+            # The first ones are greedy.
+            found = inner.kick(base, amount, min(3, n // 2), generator)
+            # Coming home again and again is the sign of an easy problem.
+            idle += HOME if found.key == pool[0].key else 1
             if all(found.key != s.key for s in pool):
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:
@@ -157,6 +167,8 @@ class Path:
                 if inner is not search:
                     inner, numbers = self._narrow(size)
                     pool = [self._enter(inner, numbers, self.best[size])]
+        # Prices are not exact: the last word has more of them solved.
+        self._record(size, search.descend(self.best[size], CHECKED))
 
     def _narrow(self, size: int) -> tuple[Search, Integers]:
         """Return the search among the units that looked best so far, and which these are."""

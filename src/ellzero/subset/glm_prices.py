@@ -191,15 +191,17 @@ class Leaving:
     ends: Integers
 
     @classmethod
-    def of(cls, inverse: Floats, beta: Floats, sizes: Integers, offset: int) -> Leaving:
-        """Return it for a support."""
+    def of(cls, inverse: Floats, beta: Floats, sizes: Integers | None, offset: int) -> Leaving:
+        """Return it for a support, whose units have one column each where `sizes` is None."""
         k = inverse.shape[0]
-        ends = offset + np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         root = np.zeros((k, k - offset))
-        if (sizes == 1).all():
-            place = np.arange(k - offset)
-            root[offset + place, place] = 1 / np.sqrt(inverse.diagonal()[offset:])
+        if sizes is None:
+            ends = np.arange(offset, k + 1)
+            root.flat[offset * (k - offset) :: k - offset + 1] = 1 / np.sqrt(
+                inverse.diagonal()[offset:]
+            )
         else:
+            ends = offset + np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
             for a, b in zip(ends[:-1], ends[1:], strict=True):
                 values, vectors = np.linalg.eigh(inverse[a:b, a:b])
                 values = np.maximum(values, 1e-12 * values[-1])
@@ -207,7 +209,7 @@ class Leaving:
         lean = root.T @ beta
         each = np.square(lean).sum(axis=1)
         starts = ends[:-1] - offset
-        cost = np.add.reduceat(each, starts) if starts.size else np.zeros(0)
+        cost = each if sizes is None or not sizes.size else np.add.reduceat(each, starts)
         return cls(starts, offset, inverse, root, lean, cost, ends)
 
     def add(self, numbers: NDArray[Any]) -> NDArray[Any]:
@@ -216,10 +218,11 @@ class Leaving:
             return numbers
         return np.add.reduceat(numbers, self.starts, axis=0)
 
-    def kept(self, position: int) -> NDArray[np.bool_]:
-        """Return the rows that stay when a unit leaves."""
+    def kept(self, positions: list[int]) -> NDArray[np.bool_]:
+        """Return the rows that stay when some units leave."""
         keep = np.ones(self.inverse.shape[0], np.bool_)
-        keep[self.ends[position] : self.ends[position + 1]] = False
+        for a in positions:
+            keep[self.ends[a] : self.ends[a + 1]] = False
         return keep
 
     def _pull(self, position: int) -> tuple[slice, Floats]:
@@ -228,10 +231,14 @@ class Leaving:
         block = self.root[rows, rows.start - self.offset : rows.stop - self.offset]
         return rows, self.inverse[:, rows] @ (block @ block.T)
 
-    def without(self, position: int, beta: Floats) -> Floats:
-        """Return the minimizer of the model when a unit has left."""
-        rows, pull = self._pull(position)
-        return beta - pull @ beta[rows]
+    def without(self, positions: list[int], beta: Floats) -> Floats:
+        """Return the minimizer of the model when some units have left."""
+        if len(positions) == 1:
+            rows, pull = self._pull(positions[0])
+            return beta - pull @ beta[rows]
+        out = ~self.kept(positions)
+        block = self.inverse[np.ix_(out, out)]
+        return np.asarray(beta - self.inverse[:, out] @ _solve(block, beta[out]))
 
     def corrected(self, position: int, H: Floats) -> Floats:
         """Return H, (q, k), of entering columns once a unit has left."""
@@ -286,10 +293,7 @@ class Moves:
         T = self.H @ leaving.root
         if self.blocks is None:
             pulled = np.stack(
-                [
-                    leaving.add((T * leaving.lean[:, m]).T).T
-                    for m in range(self.slope.shape[1])
-                ],
+                [leaving.add((T * leaving.lean[:, m]).T).T for m in range(self.slope.shape[1])],
                 axis=2,
             )
             curvature = self.d[:, None] + leaving.add(np.square(T).T).T
@@ -347,7 +351,7 @@ class Moves:
 
 def measure(
     rows: Floats,
-    sizes: Integers,
+    sizes: Integers | None,
     ridge: Floats,
     limits: tuple[Floats, Floats] | None,
     support: Floats,
@@ -360,8 +364,8 @@ def measure(
     ----------
     rows : ndarray of shape (r, n_samples)
         Columns of the units, one unit after the other.
-    sizes : ndarray of shape (n_units,), int64
-        Columns of every unit.
+    sizes : ndarray of shape (n_units,), int64, or None
+        Columns of every unit; None means one each.
     ridge : ndarray of shape (r,)
         Ridge of the columns.
     limits : tuple of two ndarray of shape (r,), or None
@@ -376,11 +380,12 @@ def measure(
     weighted = rows * fit.curvature
     cross = weighted @ support.T
     H = cross @ inverse
-    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    ends = np.arange(rows.shape[0] + 1)
     diagonal = np.einsum("jn,jn->j", weighted, rows) + ridge
     d = diagonal - np.einsum("jk,jk->j", cross, H)
     blocks = None
-    if not (sizes == 1).all():
+    if sizes is not None:
+        ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         blocks = [
             weighted[a:b] @ rows[a:b].T + np.diag(ridge[a:b]) - cross[a:b] @ H[a:b].T
             for a, b in zip(ends[:-1], ends[1:], strict=True)

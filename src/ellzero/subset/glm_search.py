@@ -203,7 +203,7 @@ class Search:
                 if found is None:
                     self._above[key] = stop
                 return found
-        state = State(units, rows, fit, _inverse(fit.hessian))
+        state = State(units, rows, fit, fit.inverse)
         if (1 + len(self._states)) * (rows.size + 3 * rows.shape[1]) > MEMORY:
             self._states.clear()
         self._states[key] = state
@@ -234,9 +234,8 @@ class Search:
             np.maximum(self.interest, score / top, out=self.interest)
 
     def _leaving(self, state: State) -> Leaving:
-        return Leaving.of(
-            state.inverse, state.fit.beta, self.units.sizes[list(state.units)], self.offset
-        )
+        sizes = None if self.units.single else self.units.sizes[list(state.units)]
+        return Leaving.of(state.inverse, state.fit.beta, sizes, self.offset)
 
     def _measure(self, state: State, short: NDArray[np.int64]) -> Moves:
         index = self.units.join(short)
@@ -248,7 +247,7 @@ class Search:
             rows = np.concatenate([self.unit_rows(int(u)) for u in short])
         return measure(
             rows,
-            self.units.sizes[short],
+            None if self.units.single else self.units.sizes[short],
             self.ridge[index],
             limits,
             state.rows,
@@ -256,8 +255,13 @@ class Search:
             state.inverse,
         )
 
-    def grow(self, state: State, banned: frozenset[int] = frozenset()) -> State | None:
-        """Return the state with one more unit, or None when none lowers the value."""
+    def grow(
+        self, state: State, banned: frozenset[int] = frozenset(), skip: int = 0
+    ) -> State | None:
+        """Return the state with one more unit, or None when none lowers the value.
+
+        The first `skip` in the order of prices are left out where there are others.
+        """
         self.counts["scans"] += 1
         allowed = self._allowed(state, banned)
         if self._few:
@@ -273,7 +277,9 @@ class Search:
         moves = self._measure(state, short)
         gain = np.where(allowed[short], moves.additions(), -np.inf)
         best: State | None = None
-        order = np.argsort(-gain, kind="stable")[:3]
+        order = np.argsort(-gain, kind="stable")
+        skip = min(skip, max(0, int((gain > 0).sum()) - 1))
+        order = order[skip : skip + 3]
         for place in order:
             # Only those whose price is near the best.
             if not gain[place] > 0 or (best is not None and gain[place] < 0.8 * gain[order[0]]):
@@ -287,12 +293,12 @@ class Search:
             best = best if found is None else found
         return best
 
-    def drop(self, state: State, position: int) -> State:
-        """Return the state without the unit at a position."""
-        units = state.units[:position] + state.units[position + 1 :]
+    def drop(self, state: State, *positions: int) -> State:
+        """Return the state without the units at some positions."""
+        out = sorted(positions)
+        units = tuple(u for a, u in enumerate(state.units) if a not in out)
         leaving = self._leaving(state)
-        start = leaving.without(position, state.fit.beta)
-        keep = leaving.kept(position)
+        start, keep = leaving.without(out, state.fit.beta), leaving.kept(out)
         found = self._refit(units, state.rows[keep], start[keep], np.inf)
         assert found is not None
         return found
@@ -338,8 +344,8 @@ class Search:
             if not table[a, i] > -0.7 * cost[i]:
                 break
             rows, move, H = moves.swapped(a, i, leaving)
-            start = leaving.without(i, state.fit.beta) - H.T @ move
-            keep = leaving.kept(i)
+            start = leaving.without([i], state.fit.beta) - H.T @ move
+            keep = leaving.kept([i])
             found = self._refit(
                 (*state.units[:i], *state.units[i + 1 :], int(short[a])),
                 np.concatenate([state.rows[keep], rows]),
@@ -423,34 +429,23 @@ class Search:
         )
         return self._states.setdefault(moved.key, moved)
 
-    def kick(self, state: State, amount: int, generator: np.random.Generator) -> State:
-        """Return the local optimum after some units were replaced."""
+    def kick(self, state: State, amount: int, skip: int, generator: np.random.Generator) -> State:
+        """Return the local optimum after some units were replaced.
+
+        The first one that enters may be any of the best `skip` + 1.
+        """
         self.counts["kicks"] += 1
         target = len(state.units)
         cost = self.drop_costs(state)
         # Ranked by price, so that the order of the columns does not matter.
         ranked = np.argsort(cost, kind="stable")[: int(np.isfinite(cost).sum())]
-        weights = 1.0 / (1.0 + np.arange(ranked.size))
-        chosen = generator.choice(ranked, amount, replace=False, p=weights / weights.sum())
+        chosen = generator.choice(ranked, amount, replace=False)
         leaving = [state.units[a] for a in chosen]
-        for unit in leaving:
-            if unit in state.units:
-                state = self.drop(state, state.units.index(unit))
-        for _ in range(amount):
-            grown = self.grow(state, frozenset(leaving))
+        state = self.drop(state, *chosen.tolist())
+        for step in range(amount):
+            other = int(generator.integers(skip + 1)) if step == 0 else 0
+            grown = self.grow(state, frozenset(leaving), other)
             if grown is None:
                 break
             state = grown
         return self.descend(self.fill(state, target))
-
-
-def _inverse(hessian: Floats) -> Floats:
-    """Return the inverse of a positive matrix; directions without curvature count for little."""
-    size = np.sqrt(np.maximum(hessian.diagonal(), 0))
-    size = np.where(size > 0, size, 1.0)
-    unit = hessian / np.outer(size, size)
-    unit[np.diag_indices_from(unit)] += 1e-12
-    out = np.linalg.inv(unit)
-    if not (np.isfinite(out).all() and (out.diagonal() > 0).all()):
-        out = np.linalg.pinv(unit, hermitian=True) + 1e-12 * np.eye(unit.shape[0])
-    return np.asarray(out / np.outer(size, size))
