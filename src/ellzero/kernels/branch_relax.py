@@ -30,7 +30,7 @@ EPS = float(np.finfo(np.float64).eps)
 ACTIVE = 512
 
 
-@njit(cache=True, inline="never")
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def solve_definite(matrix: Any, right: Any, n: int) -> bool:
     """Solve for two right sides with the leading square of a definite matrix, in place.
 
@@ -75,7 +75,7 @@ def solve_definite(matrix: Any, right: Any, n: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def residual(q: Any, c: Any, theta: Any, v: Any) -> float:
     """Set v = c - Q theta and return a bound on the rounding error of its entries."""
     p = c.size
@@ -97,7 +97,7 @@ def residual(q: Any, c: Any, theta: Any, v: Any) -> float:
     return 2.0 * EPS * (n + 4) * (top + 2.0 * size)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def bound_at(
     c: Any,
     d: Any,
@@ -166,7 +166,7 @@ def bound_at(
     return energy - quadratic - total - slack
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def relax(
     q: Any,
     c: Any,
@@ -179,6 +179,7 @@ def relax(
     v: Any,
     level: float,
     rounds: int,
+    patience: float,
     work: Any,
 ) -> tuple[float, float, float]:
     """Maximize the lower bound of one box over base points.
@@ -203,6 +204,10 @@ def relax(
         Bound that is enough.
     rounds : int
         Most rounds of coordinate descent and a linear system.
+    patience : float
+        Share of what is missing to `level` that a round has to gain, or else it is the last.
+    work : array of shape (2, width, width)
+        Memory; at most `width` features are nonzero at a time.
 
     Returns
     -------
@@ -236,11 +241,12 @@ def relax(
     for j in range(p):
         point[j] = theta[j]
         slope[j] = v[j]
+    stalls = 0
     for _ in range(rounds):
         # Active: inside, nonzero, or beyond the edge.
         n = 0
         limit = edge
-        for attempt in range(60):
+        for _attempt in range(60):
             n = 0
             over = False
             for j in range(p):
@@ -267,7 +273,7 @@ def relax(
                 s -= block[a, e] * b[e]
             local[a] = s
         # Coordinate descent at this edge.
-        for sweep in range(4):
+        for _sweep in range(4 if stalls == 0 else 40):
             largest = 0.0
             for a in range(n):
                 j = active[a]
@@ -340,32 +346,68 @@ def relax(
         if settled:
             up = 0.0
             down = float(room - n_whole)
+            share = float(n_whole)
             for i in range(m):
                 if kind[i] == 0:
-                    sign = 1.0 if b[place[i]] > 0.0 else -1.0
-                    up += sign * root[active[place[i]]] * right[0, i]
-                    down += sign * root[active[place[i]]] * right[1, i]
+                    r = root[active[place[i]]]
+                    sign = r if b[place[i]] > 0.0 else -r
+                    up += sign * right[0, i]
+                    down += sign * right[1, i]
+                    share += sign * b[place[i]] / edge
+            new_edge = edge
             if n_split > 0:
-                new_edge = up / down if down > 0.0 else edge
-                if not new_edge > 0.0:
-                    new_edge = 0.5 * edge
-                    settled = False
+                new_edge = up / down if down > 0.0 else 0.0
+            if not new_edge > 0.0 or stalls > 1:
+                # The groups are wrong: the edge moves to where the shares add up.
+                settled = False
+                edge *= np.sqrt(min(max(share / room, 0.25), 4.0))
             else:
-                new_edge = edge
-            for i in range(m):
-                a = place[i]
-                j = active[a]
-                value = right[0, i] - new_edge * right[1, i]
-                if kind[i] == 0:
-                    if value * b[a] <= 0.0:
-                        settled = False
-                        value = 0.0
-                    elif abs(value) * root[j] > new_edge * (1.0 + 1e-9):
-                        settled = False
-                elif kind[i] == 1 and n_split > 0 and abs(value) * root[j] < new_edge * (1 - 1e-9):
+                # As far towards the solution as the groups hold.
+                step = 1.0
+                first = -1
+                for i in range(m):
+                    j = active[place[i]]
+                    old = b[place[i]]
+                    new = right[0, i] - new_edge * right[1, i]
+                    right[0, i] = new
+                    t = 2.0
+                    if kind[i] == 0:
+                        sign = 1.0 if old > 0.0 else -1.0
+                        if sign * new <= 0.0:
+                            t = old / (old - new)
+                        elif sign * new * root[j] > new_edge * (1.0 + 1e-9):
+                            over_new = sign * new * root[j] - new_edge
+                            t = (edge - sign * old * root[j]) / (
+                                edge - sign * old * root[j] + over_new
+                            )
+                    elif kind[i] == 1 and n_split > 0:
+                        below = new_edge - abs(new) * root[j]
+                        if below > 1e-9 * new_edge:
+                            above = max(abs(old) * root[j] - edge, 0.0)
+                            t = above / (above + below)
+                    if t < step:
+                        step = t
+                        first = i
+                if step < 1.0:
                     settled = False
-                b[a] = value
-            edge = new_edge
+                    # The whole step, without those that change sign, when that is better.
+                    for j in range(p):
+                        point[j] = 0.0
+                    for i in range(m):
+                        if kind[i] != 0 or right[0, i] * b[place[i]] > 0.0:
+                            point[active[place[i]]] = right[0, i]
+                    error = residual(q, c, point, slope)
+                    bound = bound_at(c, d, energy, state, room, point, slope, error, top)
+                    step = 1.0 if bound > best else max(step, 0.05)
+                for i in range(m):
+                    a = place[i]
+                    old = b[a]
+                    b[a] = old + step * (right[0, i] - old)
+                    if kind[i] == 0 and (
+                        b[a] * old <= 0.0 or (i == first and b[a] * right[0, i] <= 0.0)
+                    ):
+                        b[a] = 0.0
+                edge += step * (new_edge - edge)
         for j in range(p):
             point[j] = 0.0
         for a in range(n):
@@ -375,6 +417,7 @@ def relax(
         if n_split == 0:
             edge = 0.5 * (np.sqrt(max(top[1], 0.0)) + np.sqrt(max(top[0], 0.0)))
         gained = bound - best
+        stalls = 0 if gained > 1e-6 * energy else stalls + 1
         if bound <= best:
             # Between the two points: the bound is concave there.
             for j in range(p):
@@ -390,13 +433,17 @@ def relax(
                 v[j] = slope[j]
             if best >= level:
                 break
+        if 0.0 < gained < patience * (level - best):
+            break
         if settled:
             beyond = False
             for j in range(p):
-                if state[j] == 0 and point[j] == 0.0:
-                    if abs(slope[j]) > edge * root[j] * (1.0 + 1e-9):
-                        beyond = True
-                        break
+                far = abs(slope[j]) > edge * root[j] * (1.0 + 1e-9)
+                if far and state[j] == 0 and point[j] == 0.0:
+                    beyond = True
+                    break
             if not beyond or abs(gained) <= 1e-9 * energy:
                 break
+        elif stalls > 8:
+            break
     return best, best_edge, best_error

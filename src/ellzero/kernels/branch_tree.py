@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from numba import njit  # noqa: TID253
 
-from ellzero.kernels.branch_relax import EPS, relax
+from ellzero.kernels.branch_relax import relax
 
-# Nonzero coefficients of a base point that a box remembers.
-WIDTH = 64
+# A column with at most the share NOTHING of its square outside the span of others lies in it; up
+# to the share DOUBT rounding forbids to say.
+NOTHING, DOUBT = 1e-13, 1e-9
 # Reasons to come back from `explore`.
 DONE, PAUSED, FULL = 0, 1, 2
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def refit(h: Any, c: Any, support: Any, n: int, coef: Any) -> float:
     """Solve on a support; return c^T b, or minus infinity where it is collinear."""
     factor = np.empty((n, n))
@@ -46,7 +47,7 @@ def refit(h: Any, c: Any, support: Any, n: int, coef: Any) -> float:
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _invert(h: Any, support: Any, k: int, inverse: Any) -> bool:
     """Write the inverse of the square of `h` on a support; tell whether it is definite."""
     lower = np.zeros((k, k))
@@ -79,7 +80,7 @@ def _invert(h: Any, support: Any, k: int, inverse: Any) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def exchange(h: Any, c: Any, support: Any, fixed: Any, most: int) -> float:
     """Exchange features while the objective falls; every exchange has its exact price.
 
@@ -170,7 +171,7 @@ def exchange(h: Any, c: Any, support: Any, fixed: Any, most: int) -> float:
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _sift_down(heap: Any, keys: Any, n: int, at: int) -> None:
     item = heap[at]
     while True:
@@ -186,7 +187,7 @@ def _sift_down(heap: Any, keys: Any, n: int, at: int) -> None:
     heap[at] = item
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def push(heap: Any, keys: Any, n: int, item: int) -> None:
     """Add an item to a heap of n items."""
     at = n
@@ -199,7 +200,7 @@ def push(heap: Any, keys: Any, n: int, item: int) -> None:
     heap[at] = item
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def pop(heap: Any, keys: Any, n: int) -> int:
     """Remove the item with the smallest key from a heap of n items."""
     first = heap[0]
@@ -208,7 +209,7 @@ def pop(heap: Any, keys: Any, n: int) -> int:
     return int(first)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> float:
     """Return the best value over a box with room for at most two, by trying all.
 
@@ -239,10 +240,13 @@ def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> fl
                 s -= factor[j, t] * factor[i, t]
             if i < j:
                 factor[j, i] = s / factor[i, i]
-            elif s > 1e-10:
+            elif s > DOUBT:
                 factor[j, j] = np.sqrt(s)
-            else:
+            elif s > NOTHING:
                 return -np.inf
+            else:
+                # Collinear with those before: adds nothing.
+                factor[j, j] = np.inf
         s = c[inside[j]]
         for t in range(j):
             s -= factor[j, t] * half[t]
@@ -267,9 +271,12 @@ def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> fl
             tilt[a, i] = w
             s -= w * half[i]
             depth -= w * w
-        if depth <= 1e-10:
+        if depth > DOUBT:
+            scale[a] = 1.0 / np.sqrt(depth)
+        elif depth > NOTHING:
             return -np.inf
-        scale[a] = 1.0 / np.sqrt(depth)
+        else:
+            scale[a] = 0.0
         score[a] = s * scale[a]
     for i in range(n, found.size):
         found[i] = -1
@@ -289,7 +296,9 @@ def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> fl
                 s -= tilt[a, i] * tilt[b, i]
             s *= scale[a] * scale[b]
             below = 1.0 - s * s
-            if below <= 1e-10:
+            if below <= NOTHING:
+                continue
+            if below <= DOUBT:
                 return -np.inf
             gain = (sa * sa + score[b] * score[b] - 2.0 * s * sa * score[b]) / below
             if gain > best:
@@ -299,7 +308,7 @@ def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> fl
     return base - best
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def examine(
     h: Any,
     q: Any,
@@ -314,6 +323,7 @@ def examine(
     theta: Any,
     v: Any,
     rounds: int,
+    patience: float,
     best: Any,
     support: Any,
     fixed: Any,
@@ -336,8 +346,8 @@ def examine(
         How many open features fit.
     theta, v : array of shape (p,)
         Start of the relaxation; its base point and residual on return.
-    rounds : int
-        Effort of the relaxation.
+    rounds, patience
+        Effort of the relaxation; see `relax`.
     best : array of shape (1,)
         Value of the incumbent, updated.
     support : array of shape (k,), int64
@@ -359,11 +369,14 @@ def examine(
     found = np.empty(k, np.int64)
     coef = np.empty(k)
     bound = -np.inf
-    for turn in range(4):
+    edge = 0.0
+    n_open = 0
+    for _turn in range(4):
         level = best[0] - max(0.5 * tol * abs(best[0]), floor)
         n_open = 0
         for j in range(p):
-            n_open += state[j] == 0
+            if state[j] == 0:
+                n_open += 1
         if n_open <= room:
             for j in range(p):
                 if state[j] == 0:
@@ -382,7 +395,15 @@ def examine(
                         support[i] = found[i]
                 return max(bound, exact - 1e-12 * energy), -1, -1
             return max(bound, 0.0), -2, -1
-        new, edge, error = relax(q, c, d, root, energy, state, room, theta, v, level, rounds, work)
+        if d[0] == 0.0:
+            # No curvature: nothing but the enumeration at the end bounds this box.
+            bound = max(bound, 0.0)
+            for j in range(p):
+                v[j] = c[j]
+            break
+        new, edge, error = relax(
+            q, c, d, root, energy, state, room, theta, v, level, rounds, patience, work
+        )
         count[0] += 1
         bound = max(bound, new)
         if bound >= level:
@@ -458,14 +479,14 @@ def examine(
     for j in range(p):
         if state[j] == 0:
             z = min(1.0, abs(theta[j]) * root[j] / edge) if edge > 0.0 else 0.0
-            s = min(z, 1.0 - z) + 1e-3 * z + 1e-9 * abs(v[j]) / root[j]
+            s = min(z, 1.0 - z) + 1e-3 * z + 1e-9 * abs(v[j])
             if s > score:
                 score = s
                 split = j
     return bound, room, split
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def store(
     slot: int,
     state: Any,
@@ -485,7 +506,7 @@ def store(
     n = 0
     for j in range(state.size):
         states[slot, j] = state[j]
-        if theta[j] != 0.0 and n < WIDTH:
+        if theta[j] != 0.0 and n < places.shape[1]:
             places[slot, n] = j
             values[slot, n] = theta[j]
             n += 1
@@ -495,7 +516,7 @@ def store(
     splits[slot] = split
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def explore(
     h: Any,
     q: Any,
@@ -506,6 +527,7 @@ def explore(
     floor: float,
     tol: float,
     rounds: int,
+    patience: float,
     states: Any,
     places: Any,
     values: Any,
@@ -528,7 +550,7 @@ def explore(
 
     Parameters
     ----------
-    h, q, c, d, root, energy, floor, tol, rounds
+    h, q, c, d, root, energy, floor, tol, rounds, patience
         See `examine`.
     states, places, values, sizes, rooms, keys, splits
         The pool of open boxes: states, base points, rooms, bounds, features to split on.
@@ -582,7 +604,7 @@ def explore(
             else:
                 state[split] = -1
             bound, left, feature = examine(
-                h, q, c, d, root, energy, floor, tol, state, room, theta, v, rounds,
+                h, q, c, d, root, energy, floor, tol, state, room, theta, v, rounds, patience,
                 best, support, fixed, count, work,
             )  # fmt: skip
             count[3] += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,21 +10,15 @@ import numpy as np
 
 from ellzero.core.result import Measure, Status
 from ellzero.errors import InvalidParameterError
-from ellzero.subset.curvature import weights
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.results import Floats, Integers, Subset
+from ellzero.subset.tree import Box, Tree
 from ellzero.validation import check_integer, check_real
 
 # What rounding can do to a sum of squares, relative to that of the targets.
 ROUNDING = 1e-13
-# Open boxes that are kept; beyond, the search goes deep first.
-CAPACITY = 200_000
-# Features of which a relaxation may keep nonzero.
-WIDTH = 400
 # Random restarts of the search for a first incumbent.
 KICKS = 30
-# Seconds between two looks at the clock.
-PAUSE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +178,33 @@ def prove(
             f"`gram` must have one target, got {gram.n_outputs}.",
             "Use `search` for several targets.",
         )
-    search = _Search(gram, budget, float(ridge), kept, banned, tol, began, time_limit, max_nodes)
-    return search.run(start, callback)
+    problem = _Problem.of(gram, budget, float(ridge), kept, banned)
+    tree = Tree(
+        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget
+    )
+    status = Status.CONVERGED
+    try:
+        _first_incumbent(problem, tree, start)
+        tree.add(problem.root())
+        for _ in tree.run(problem.fixed, max_nodes):
+            seconds = time.perf_counter() - began
+            if time_limit is not None and seconds >= time_limit:
+                status = Status.TIME_LIMIT
+            elif max_nodes is not None and tree.count[3] + 2 > max_nodes:
+                status = Status.MAX_ITER
+            elif callback is not None and callback(problem.progress(tree, seconds)):
+                status = Status.INTERRUPTED
+            if status is not Status.CONVERGED:
+                break
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
+    if tree.made == 0:
+        tree.closed = 0.0
+    if tree.lower_bound >= tree.level:
+        status = Status.CONVERGED
+    elif status is Status.CONVERGED:
+        status = Status.STALLED
+    return problem.result(tree, status, began)
 
 
 def _features(name: str, given: Iterable[int], p: int) -> Integers:
@@ -197,274 +215,79 @@ def _features(name: str, given: Iterable[int], p: int) -> Integers:
     return np.unique(np.asarray(numbers, dtype=np.int64))
 
 
-class _Search:
-    """One proof under way: the problem scaled to a unit diagonal, the incumbent, the tree."""
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """The problem scaled to a unit diagonal, without columns that are constant or forbidden."""
 
-    def __init__(
-        self,
-        gram: AbstractGram,
-        budget: int,
-        ridge: float,
-        always: Integers,
-        forbidden: Integers,
-        tol: float,
-        began: float,
-        time_limit: float | None,
-        max_nodes: int | None,
-    ) -> None:
-        self.gram, self.budget, self.ridge, self.tol = gram, budget, ridge, tol
-        self.always = always
-        self.began, self.time_limit, self.max_nodes = began, time_limit, max_nodes
-        self.shrinkage = ridge * gram.n_samples
-        self.energy = float(gram.energy[0])
+    gram: AbstractGram
+    shrinkage: float
+    budget: int
+    names: Integers
+    fixed: Integers
+    h: Floats
+    c: Floats
+    energy: float
+
+    @classmethod
+    def of(
+        cls, gram: AbstractGram, budget: int, ridge: float, always: Integers, forbidden: Integers
+    ) -> _Problem:
+        shrinkage = ridge * gram.n_samples
         # A column without spread around its mean explains nothing.
         moment = gram.diagonal + gram.n_samples * np.square(gram.x_mean)
         usable = gram.diagonal > 1e-13 * moment
         usable[forbidden] = False
-        self.names = np.flatnonzero(usable)
-        self.fixed_names = always[usable[always]]
-        self.budget -= always.size - self.fixed_names.size
-        columns = gram.columns(self.names)[:, self.names]
-        h = np.array(columns, dtype=np.float64)
-        h[np.diag_indices_from(h)] += self.shrinkage
+        names = np.flatnonzero(usable)
+        fixed = np.isin(names, always).astype(np.int8)
+        budget = min(budget - always.size + int(fixed.sum()), names.size)
+        h = np.array(gram.columns(names)[:, names], dtype=np.float64)
+        h[np.diag_indices_from(h)] += shrinkage
         scale = np.sqrt(h.diagonal())
-        h /= scale
-        h /= scale[:, None]
-        h = 0.5 * (h + h.T)
+        h = h / scale / scale[:, None]
+        h = np.ascontiguousarray(0.5 * (h + h.T))
         np.fill_diagonal(h, 1.0)
-        self.h = np.ascontiguousarray(h)
-        self.c = np.ascontiguousarray(gram.cross[self.names, 0] / scale)
-        self.fixed = np.isin(self.names, self.fixed_names).astype(np.int8)
-        self.floor = ROUNDING * self.energy
-        self.budget = min(self.budget, self.names.size)
-        self.best = np.array([self.energy])
-        self.support = np.full(self.budget, -1, dtype=np.int64)
-        self.count = np.zeros(4, dtype=np.int64)
-        self.closed = np.array([math.inf])
-        self.root_bound = 0.0
-        self.left = self.names.size
+        c = np.ascontiguousarray(gram.cross[names, 0] / scale)
+        return cls(gram, shrinkage, budget, names, fixed, h, c, float(gram.energy[0]))
 
-    # The incumbent -------------------------------------------------------------------------------
+    def root(self) -> Box:
+        """Return the box of all supports."""
+        inside, free = np.flatnonzero(self.fixed), np.flatnonzero(self.fixed == 0)
+        return Box(inside, free, 0.0, None, 0.0, np.zeros(free.size))
 
-    def _consider(self, support: Integers) -> None:
-        """Improve a support by exchanges and keep it when it is the best."""
-        from ellzero.kernels.branch_tree import exchange
+    def progress(self, tree: Tree, seconds: float) -> Progress:
+        """Return where the tree stands."""
+        value = tree.value / (2.0 * self.gram.n_samples)
+        bound = min(self._bound(tree), value)
+        return Progress(value, bound, int(tree.count[3]), tree.n_open, seconds)
 
-        support = support.copy()
-        total = exchange(self.h, self.c, support, self.fixed, self.names.size)
-        if self.energy - total < self.best[0]:
-            self.best[0] = self.energy - total
-            self.support[: support.size] = support
-            self.support[support.size :] = -1
+    def _bound(self, tree: Tree) -> float:
+        """Return the lower bound in units of the objective, rounded down."""
+        return max(tree.lower_bound, 0.0) / (2.0 * self.gram.n_samples) * (1 - 1e-15)
 
-    def _first_incumbent(self, start: Subset | None) -> None:
-        """Search a first incumbent: forward, from the start given, and after kicks."""
-        p, k = self.names.size, self.budget
-        if k == 0:
-            return
-        if start is not None:
-            place = np.full(self.gram.n_features, -1, dtype=np.int64)
-            place[self.names] = np.arange(p)
-            given = place[np.union1d(start.support, self.fixed_names)]
-            given = given[given >= 0]
-            if given.size <= k:
-                self._consider(given)
-        self._consider(self._forward())
-        generator = np.random.default_rng(0)
-        movable = np.flatnonzero(self.fixed == 0)
-        for _ in range(KICKS if start is None else KICKS // 3):
-            now = self.support[self.support >= 0]
-            loose = np.setdiff1d(now, np.flatnonzero(self.fixed))
-            others = np.setdiff1d(movable, now)
-            n = min(loose.size, others.size, max(2, k // 4))
-            if n == 0 or self._late():
-                break
-            stay = np.setdiff1d(now, generator.choice(loose, n, replace=False))
-            self._consider(np.concatenate([stay, generator.choice(others, n, replace=False)]))
-
-    def _forward(self) -> Integers:
-        """Return the support that grows by the feature that lowers the objective most."""
-        chosen = np.flatnonzero(self.fixed)
-        while chosen.size < self.budget:
-            rest, depth = self.c.copy(), np.ones(self.names.size)
-            if chosen.size:
-                square = self.h[np.ix_(chosen, chosen)]
-                spread = np.linalg.lstsq(square, self.h[chosen], rcond=None)[0]
-                rest -= self.c[chosen] @ spread
-                depth -= (spread * self.h[chosen]).sum(0)
-            gain = np.where(depth > 1e-10, np.square(rest) / np.maximum(depth, 1e-10), -1.0)
-            gain[chosen] = -1.0
-            feature = int(gain.argmax())
-            if gain[feature] < 0:
-                break
-            chosen = np.append(chosen, feature)
-        return chosen
-
-    # The tree ------------------------------------------------------------------------------------
-
-    def _late(self) -> bool:
-        limit = self.time_limit
-        return limit is not None and time.perf_counter() - self.began >= limit
-
-    def _level(self) -> float:
-        best = float(self.best[0])
-        return best - max(0.5 * self.tol * abs(best), self.floor)
-
-    def run(
-        self, start: Subset | None, callback: Callable[[Progress], bool | None] | None
-    ) -> ExactResult:
-        status = Status.INTERRUPTED
-        lowest = 0.0
-        try:
-            self._first_incumbent(start)
-            status, lowest = self._root()
-            if status is Status.CONVERGED and lowest < self._level():
-                status = Status.MAX_ITER
-                self._plant(lowest)
-                status = self._grow(callback)
-        except KeyboardInterrupt:
-            status = Status.INTERRUPTED
-        if hasattr(self, "ends"):
-            lowest = max(lowest, self._lowest())
-        return self._result(status, lowest)
-
-    def _root(self) -> tuple[Status, float]:
-        """Bound the root and drop features that its bound excludes, while that goes on."""
-        from ellzero.kernels.branch_tree import examine
-
-        p = self.names.size
-        self.state = self.fixed.copy()
-        self.room = self.budget - int(self.fixed.sum())
-        self.theta, self.split = np.zeros(p), -1
-        lowest = 0.0
-        if p == 0:
-            return Status.CONVERGED, self.energy * (1 - 1e-12)
-        while True:
-            if self._late():
-                return Status.TIME_LIMIT, lowest
-            p = self.c.size
-            self._model()
-            if self.d is None:
-                return Status.STALLED, lowest
-            bound, left, self.split = examine(
-                self.h, self.q, self.c, self.d, self.roots, self.energy, self.floor, self.tol,
-                self.state, self.room, self.theta, np.empty(p), 60, self.best, self.support,
-                self.fixed, self.count, self.work,
-            )  # fmt: skip
-            lowest = max(lowest, min(bound, self.best[0]))
-            self.root_bound = lowest
-            if left < 0:
-                self.left = 0
-                return Status.CONVERGED if lowest >= self._level() else Status.STALLED, lowest
-            self.room = left
-            keep = self.state >= 0
-            keep[self.support[self.support >= 0]] = True
-            self.left = int(keep.sum())
-            if self.left > 0.9 * p:
-                return Status.CONVERGED, lowest
-            self._compress(keep)
-
-    def _model(self) -> None:
-        self.d = weights(self.h)
-        width = min(self.c.size, WIDTH)
-        self.work = np.empty((2, width, width))
-        if self.d is not None:
-            self.q = self.h - np.diag(self.d)
-            self.roots = np.sqrt(self.d)
-
-    def _compress(self, keep: Floats) -> None:
-        """Leave out features that no better subset has."""
-        back = np.cumsum(keep) - 1
-        self.h = np.ascontiguousarray(self.h[np.ix_(keep, keep)])
-        self.c, self.theta = self.c[keep].copy(), self.theta[keep].copy()
-        self.state, self.fixed = self.state[keep].copy(), self.fixed[keep].copy()
-        self.names = self.names[keep]
-        self.support = np.where(self.support >= 0, back[self.support], -1)
-        self.split = int(back[self.split])
-
-    def _plant(self, bound: float) -> None:
-        from ellzero.kernels.branch_tree import WIDTH as REMEMBERED
-        from ellzero.kernels.branch_tree import store
-
-        p = self.c.size
-        n = CAPACITY
-        self.pool = (
-            np.empty((n, p), np.int8), np.empty((n, REMEMBERED), np.int32),
-            np.empty((n, REMEMBERED)), np.empty(n, np.int32), np.empty(n, np.int32),
-            np.empty(n), np.empty(n, np.int32),
-        )  # fmt: skip
-        self.heap = np.zeros(n, np.int64)
-        self.free = np.arange(n)[::-1].copy()
-        self.ends = np.array([1, n - 1])
-        store(0, self.state, self.theta, self.room, bound, self.split, *self.pool)
-
-    def _grow(self, callback: Callable[[Progress], bool | None] | None) -> Status:
-        """Split boxes until all are closed or a limit is reached."""
-        from ellzero.kernels.branch_tree import DONE, FULL, explore
-
-        most = 8
-        while True:
-            if self._late():
-                return Status.TIME_LIMIT
-            if self.max_nodes is not None:
-                room = (self.max_nodes - int(self.count[3])) // 2
-                if room <= 0:
-                    return Status.MAX_ITER
-                most = min(most, room)
-            now = time.perf_counter()
-            code = explore(
-                self.h, self.q, self.c, self.d, self.roots, self.energy, self.floor, self.tol, 8,
-                *self.pool, self.heap, self.free, self.ends, self.best, self.support, self.fixed,
-                self.closed, self.count, self.work, most,
-            )  # fmt: skip
-            took = time.perf_counter() - now
-            if code == DONE:
-                done = self._lowest() >= self._level()
-                return Status.CONVERGED if done else Status.STALLED
-            if code == FULL:
-                return Status.STALLED
-            most = max(1, min(10000, int(most * min(4.0, PAUSE / max(took, 1e-9)))))
-            if callback is not None:
-                n_open = int(self.ends[0])
-                seconds = time.perf_counter() - self.began
-                unit = 2.0 * self.gram.n_samples
-                if callback(
-                    Progress(
-                        float(self.best[0]) / unit, self._lowest() / unit,
-                        int(self.count[3]), n_open, seconds,
-                    )
-                ):  # fmt: skip
-                    return Status.INTERRUPTED
-
-    def _lowest(self) -> float:
-        """Return the smallest bound of all boxes, open and closed."""
-        low = min(float(self.closed[0]), float(self.best[0]))
-        if self.ends[0]:
-            low = min(low, float(self.pool[5][self.heap[0]]))
-        return low
-
-    def _result(self, status: Status, lowest: float) -> ExactResult:
-        subset = self._subset()
+    def result(self, tree: Tree, status: Status, began: float) -> ExactResult:
+        """Return what the tree has proven."""
+        subset = self._subset(tree.support)
         unit = 2.0 * self.gram.n_samples
-        bound = min(max(lowest, 0.0) / unit * (1 - 1e-15), subset.value)
         return ExactResult(
             subset,
-            bound,
+            min(self._bound(tree), subset.value),
             status,
-            n_nodes=int(self.count[3]) + 1,
-            seconds=time.perf_counter() - self.began,
-            root_bound=min(self.root_bound / unit, subset.value),
+            n_nodes=int(tree.count[3]) + 1,
+            seconds=time.perf_counter() - began,
+            root_bound=min(tree.root_bound / unit, subset.value),
             measures={
-                "relaxations": int(self.count[0]),
-                "enumerations": int(self.count[1]),
-                "features fixed": int(self.count[2]),
-                "features left at the root": self.left,
+                "relaxations": int(tree.count[0]),
+                "enumerations": int(tree.count[1]),
+                "features fixed": int(tree.count[2]),
+                "features left at the root": tree.left,
+                "models": tree.models,
+                "boxes open": tree.n_open,
             },
         )
 
-    def _subset(self) -> Subset:
-        """Refit the incumbent in the units of the data."""
-        support = np.sort(self.names[self.support[self.support >= 0]])
+    def _subset(self, chosen: Integers) -> Subset:
+        """Refit a support in the units of the data."""
+        support = np.sort(self.names[chosen])
         coef = np.zeros((support.size, 1))
         value = self.energy
         if support.size:
@@ -482,3 +305,48 @@ class _Search:
             self.gram.intercept(support, coef),
             value / (2.0 * self.gram.n_samples),
         )
+
+
+def _first_incumbent(problem: _Problem, tree: Tree, start: Subset | None) -> None:
+    """Search a first incumbent: forward, from the start given, and after kicks."""
+    p, k, fixed = problem.names.size, problem.budget, problem.fixed
+    if k == 0:
+        return
+    if start is not None:
+        place = np.full(problem.gram.n_features, -1, dtype=np.int64)
+        place[problem.names] = np.arange(p)
+        given = np.union1d(place[start.support], np.flatnonzero(fixed))
+        given = given[given >= 0]
+        if given.size <= k:
+            tree.improve(given, fixed)
+    tree.improve(_forward(problem), fixed)
+    generator = np.random.default_rng(0)
+    movable = np.flatnonzero(fixed == 0)
+    for _ in range(KICKS if start is None else KICKS // 3):
+        now = tree.support
+        loose = np.setdiff1d(now, np.flatnonzero(fixed))
+        others = np.setdiff1d(movable, now)
+        n = min(loose.size, others.size, max(2, k // 4))
+        if n == 0:
+            break
+        stay = np.setdiff1d(now, generator.choice(loose, n, replace=False))
+        tree.improve(np.concatenate([stay, generator.choice(others, n, replace=False)]), fixed)
+
+
+def _forward(problem: _Problem) -> Integers:
+    """Return the support that grows by the feature that lowers the objective most."""
+    h, c = problem.h, problem.c
+    chosen = np.flatnonzero(problem.fixed)
+    while chosen.size < problem.budget:
+        rest, depth = c.copy(), np.ones(c.size)
+        if chosen.size:
+            spread = np.linalg.lstsq(h[np.ix_(chosen, chosen)], h[chosen], rcond=None)[0]
+            rest -= c[chosen] @ spread
+            depth -= (spread * h[chosen]).sum(0)
+        gain = np.where(depth > 1e-10, np.square(rest) / np.maximum(depth, 1e-10), -1.0)
+        gain[chosen] = -1.0
+        feature = int(gain.argmax())
+        if gain[feature] < 0:
+            break
+        chosen = np.append(chosen, feature)
+    return chosen
