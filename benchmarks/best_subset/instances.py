@@ -20,7 +20,8 @@ groups   400 x 1200 in 300 groups of 4, 6 groups, labels of groups interleaved
 weights  400 x 1000, k = 10: as S1, weights drawn from an exponential distribution
 risk     300 x 1000, 25 true features: as S1 with signal to noise .3 (seeds 0-3), 1 (4-7) and 6
          (8-11); a method chooses its sizes and penalties by 5-fold cross-validation
-sparse   20000 x p texts: words drawn by rank, counts as values, 50 of the frequent words matter
+curve_p  500 x the seed, and curve_n the seed x 200, k = 10: as S1
+sparse   20000 x the seed, texts: words drawn by rank, counts as values, 50 of the frequent words matter
 ======== ======================================================================================
 
 Signal to noise is a ratio of variances. An intercept is always fitted and never counted; columns
@@ -190,7 +191,7 @@ def instance(table, seed, **size):
         case "colon":
             return colon(name, seed)
         case "curve_p" | "curve_n":  # the size itself is the seed
-            n, p = (500, seed) if table == "curve_p" else (seed, 500)
+            n, p = (500, seed) if table == "curve_p" else (seed, 200)
             return linear(name, rng, n, p, 10, 0.5, 5)
         case "sparse":
             return sparse(name, rng, 20_000, seed)
@@ -226,7 +227,7 @@ SEEDS = {
     "groups": range(5),
     "weights": range(5),
     "risk": range(12),
-    "curve_p": (1_000, 3_000, 10_000, 30_000, 100_000),
-    "curve_n": (1_000, 10_000, 100_000, 1_000_000),
+    "curve_p": (1_000, 3_000, 10_000, 30_000),
+    "curve_n": (1_000, 10_000, 100_000),
     "sparse": (10_000, 100_000, 1_000_000),
 }
