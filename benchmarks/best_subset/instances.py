@@ -21,7 +21,8 @@ weights  400 x 1000, k = 10: as S1, weights drawn from an exponential distributi
 risk     300 x 1000, 25 true features: as S1 with signal to noise .3 (seeds 0-3), 1 (4-7) and 6
          (8-11); a method chooses its sizes and penalties by 5-fold cross-validation
 curve_p  500 x the seed, and curve_n the seed x 200, k = 10: as S1
-sparse   20000 x the seed, texts: words drawn by rank, counts as values, 50 of the frequent words matter
+sparse   20000 texts x the seed: words drawn by rank, counts as values, 50 of the frequent words
+         matter
 ======== ======================================================================================
 
 Signal to noise is a ratio of variances. An intercept is always fitted and never counted; columns
@@ -198,7 +199,7 @@ def instance(table, seed, **size):
     raise ValueError(f"There is no table {table!r}.")
 
 
-def tiny(loss, **more):
+def tiny(loss, task="fit"):
     """Return a small problem that compiles what a method compiles on its first call."""
     rng = np.random.default_rng(LIKE_ALL)
     made = linear("tiny", rng, 60, 30, 3, 0.3, 5)
@@ -207,7 +208,8 @@ def tiny(loss, **more):
         "logistic": (made.y + 3 * rng.standard_normal(60) > 3).astype(float),
         "poisson": rng.poisson(np.exp(0.2 * (made.y - 3))).astype(float),
     }[loss]
-    return Instance("tiny", made.X, y, (3,), loss=loss, **more)
+    asked = (3,) if task == "fit" else (1, 2, 3)
+    return Instance("tiny", made.X, y, asked, loss=loss, task=task)
 
 
 SEEDS = {

@@ -150,6 +150,8 @@ def run_instance(given, workers, cells, arguments, alone, order):
             about = one.start()
             if able(about, given) and order < FEW.get(one.name, order + 1):
                 for setting in about["settings"]:
+                    if given.task not in about["only"].get(setting, (given.task,)):
+                        continue
                     name = f"{one.name}: {setting}"
                     if arguments.only and not name.startswith(tuple(arguments.only)):
                         continue
@@ -179,8 +181,8 @@ def run_instance(given, workers, cells, arguments, alone, order):
                         continue
                     cells[name] = {"budgets": budgets, "peak_bytes": got["peak_bytes"]}
                 if "first_call_seconds" in got:
-                    one.first.setdefault((setting, given.loss), got["first_call_seconds"])
-                cells[name]["first_call_seconds"] = one.first[setting, given.loss]
+                    one.first[setting, given.loss, given.task] = got["first_call_seconds"]
+                cells[name]["first_call_seconds"] = one.first[setting, given.loss, given.task]
                 cells[name]["import_seconds"] = one.about["import_seconds"]
     for name, times in seconds.items():
         if times:

@@ -94,6 +94,7 @@ def serve(name, requests, answers):
         key: getattr(adapter, key.upper())
         for key in ("settings", "losses", "tasks", "groups", "weights", "sparse", "ridge")
     }
+    hello["only"] = getattr(adapter, "ONLY", {})
     answers.write(json.dumps(hello) + "\n")
     answers.flush()
     held, warm = (None, None), set()
@@ -104,10 +105,10 @@ def serve(name, requests, answers):
             if held[0] != request["path"]:
                 held = (request["path"], load(request["path"]))
             out = {}
-            kind = (request["setting"], held[1].loss)
+            kind = (request["setting"], held[1].loss, held[1].task)
             if kind not in warm:
                 warm.add(kind)
-                small = tiny(held[1].loss)
+                small = tiny(held[1].loss, held[1].task)
                 out["first_call_seconds"] = timed(lambda: adapter.solve(small, **setting))[1]  # noqa: B023
             reset_peak()
             before = peak_bytes()

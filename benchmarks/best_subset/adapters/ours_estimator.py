@@ -11,6 +11,7 @@ SETTINGS = {
     "fit and certify": {"certify": True},
     "fit with ridge": {"certify": False, "shrink": True},
 }
+ONLY = {"fit with ridge": ("predict",), "fit and certify": ("fit", "path")}
 CLASSES = {"squares": "L0Regressor", "logistic": "L0Classifier", "poisson": "L0PoissonRegressor"}
 
 
@@ -26,8 +27,6 @@ def solve(instance, *, shrink=False, **more):
             rows = np.arange(len(instance.y))
             given["cv"] = [(rows[rows % 5 != f], rows[rows % 5 == f]) for f in range(5)]
     if shrink:
-        if instance.task != "predict":
-            raise ValueError("only where the ridge is chosen too")
         given["ridge"] = "auto"  # from a grid
     budgets = list(instance.budgets)
     made = getattr(estimators, name)(budgets if len(budgets) > 1 else budgets[0], **given)
