@@ -1,4 +1,7 @@
-"""scikit-learn: orthogonal matching pursuit, and the active set of the lasso path at size k."""
+"""scikit-learn: orthogonal matching pursuit, and the active set of the lasso path at size k.
+
+Columns are centered and scaled to the same length here, which the class leaves to the user.
+"""
 
 import numpy as np
 
@@ -6,14 +9,28 @@ MODULES = ("sklearn.linear_model", "sklearn.feature_selection")
 LOSSES = ("squares",)
 TASKS = ("fit", "path", "cv")
 GROUPS = WEIGHTS = SPARSE = RIDGE = False
-SETTINGS = {"OMP": {}, "OMP, precomputed": {"precompute": True}, "lasso path": {"lasso": True}}
+SETTINGS = {
+    "OMP": {},
+    "OMP, class": {"plain": True},
+    "OMP, precomputed": {"precompute": True},
+    "lasso path": {"lasso": True},
+}
+ONLY = {"OMP, class": ("fit",), "lasso path": ("fit", "path"), "OMP, precomputed": ("fit", "path")}
 
 
-def solve(instance, *, lasso=False, precompute=False):
-    from sklearn.linear_model import OrthogonalMatchingPursuitCV, lars_path, orthogonal_mp
+def solve(instance, *, lasso=False, plain=False, precompute=False):
+    from sklearn.linear_model import (
+        OrthogonalMatchingPursuit,
+        OrthogonalMatchingPursuitCV,
+        lars_path,
+        orthogonal_mp,
+    )
 
     X, y, largest = instance.X, instance.y, max(instance.budgets)
-    if instance.task == "cv" and not lasso:
+    if plain:
+        coef = OrthogonalMatchingPursuit(n_nonzero_coefs=largest).fit(X, y).coef_
+        return {largest: np.flatnonzero(coef)}
+    if instance.task == "cv":
         folds = [
             (
                 np.flatnonzero(f != np.arange(len(y)) % 5),

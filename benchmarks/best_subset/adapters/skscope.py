@@ -24,8 +24,10 @@ def solve(instance, *, method):
 
     (k,) = instance.budgets
     n, p = instance.X.shape
-    scale = instance.X.std(0)
-    X = jnp.array((instance.X - instance.X.mean(0)) / scale)
+    order = np.arange(p)
+    if instance.groups is not None:
+        order = np.argsort(instance.groups, kind="stable")
+    X = jnp.array(((instance.X - instance.X.mean(0)) / instance.X.std(0))[:, order])
     y = instance.y
     if instance.loss == "squares":
         y = (y - np.average(y, weights=instance.weight)) / y.std()
@@ -42,10 +44,10 @@ def solve(instance, *, method):
             return jnp.mean(w * (jnp.logaddexp(0.0, z) - y * z))
         return jnp.mean(w * (jnp.exp(z) - y * z))
 
-    group, extra = None, 1
-    if instance.groups is not None:
-        group, extra = np.append(instance.groups, instance.groups.max() + 1), 1
+    group = None
+    if instance.groups is not None:  # groups have to be next to each other
+        group = np.append(instance.groups[order], instance.groups.max() + 1)
     last = p if group is None else int(group[-1])
-    solver = getattr(skscope, method)(p + 1, k + extra, preselect=[last], group=group)
+    solver = getattr(skscope, method)(p + 1, k + 1, preselect=[last], group=group)
     beta = np.asarray(solver.solve(loss, jit=True))
-    return {k: np.flatnonzero(beta[:p])}
+    return {k: order[np.flatnonzero(beta[:p])]}
