@@ -265,7 +265,9 @@ def test_wrong_input_of_predict() -> None:
     )
     with pytest.raises(DataError) as raised:
         L0Regressor(1).fit(X, y).predict(X[:, :2])
-    assert str(raised.value) == "X has 2 features, but L0Regressor is expecting 3 features as input."
+    assert (
+        str(raised.value) == "X has 2 features, but L0Regressor is expecting 3 features as input."
+    )
 
 
 def test_paths_and_plots_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

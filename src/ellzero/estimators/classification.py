@@ -35,7 +35,8 @@ class AbstractClassifier(ClassifierMixin, AbstractL0Estimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(
-                f"`y` must have at least two classes, got one class: {self.classes_.tolist()[0]!r}.",
+                "`y` must have at least two classes, got one class: "
+                f"{self.classes_.tolist()[0]!r}.",
                 "Check the labels; a constant target needs no model.",
             )
         return codes.reshape(-1)
