@@ -132,6 +132,56 @@ def test_a_network_of_a_user_is_trained_certified_and_written(run):
     assert "Every claim holds." in out
 
 
+@pytest.mark.parametrize(("structure", "axis", "total"), [("rows", 0, 24), ("columns", 1, 60)])
+def test_rows_or_columns_are_counted(run, structure, axis, total):
+    words = (*TRAIN, "--no-dense", "--structure", structure)
+    code, out, err = run(*words, "--n-nonzero", "25%", "--out", "res")
+    assert code == 0
+    assert err.startswith(f"{total // 4} {structure}: epoch 1/3")
+    state = export.load("res/model.safetensors")
+    weights = ["1.weight", "5.weight"] if structure == "columns" else ["1.weight"]
+    kept = [int((state[n] != 0).any(1 - axis).sum()) for n in weights]
+    assert sum(kept) == total // 4
+    assert min(kept) >= 1
+    row = summary("res")["path"][0]
+    assert row["budget"] == total // 4
+    assert row["n_nonzero"] == sum(int((state[n] != 0).sum()) for n in ("1.weight", "5.weight"))
+    assert run("certify", "res/model.safetensors", "tiny.npz", "--json")[0] == 0
+    # The budget is searched for in the same unit, and never asks for less than one of a layer.
+    code, _out, err = run(*TRAIN, "--structure", structure, "--epsilon", "9", "--out", "found")
+    assert code == 0
+    assert summary("found")["path"][0]["budget"] == len(weights)
+
+
+def test_layers_of_the_command_line_are_pruned_by_rows(run):
+    words = ("train", "tiny.npz", "--hidden", "12", "--structure", "rows", "--n-nonzero", "3")
+    code, _out, _err = run(*words, "--epochs", "2", "--out", "res")
+    assert code == 0
+    state = export.load("res/model.safetensors")
+    assert int((state["0.weight"] != 0).any(1).sum()) == 3
+    assert bool((state["2.weight"] != 0).all())
+
+
+def test_scores_and_averages_change_the_network_and_are_resumed(run):
+    words = (*TRAIN, "--no-dense", "--n-nonzero", "20%", "--ramp-end", "0.3", "--freeze", "0.4")
+    changes = ([], ["--scores", "relative"], ["--scores", "curvature"], ["--average"])
+    states = []
+    for k, change in enumerate(changes):
+        assert run(*words, *change, "--out", f"res{k}")[0] == 0
+        stored = summary(f"res{k}")["settings"]
+        assert stored["scores"] == ("magnitude" if "--scores" not in change else change[1])
+        assert stored["average"] == ("--average" in change)
+        states.append(export.load(f"res{k}/model.safetensors"))
+        assert sum(int((states[-1][n] != 0).sum()) for n in ("1.weight", "5.weight")) == 187
+        code, _out, _err = run("certify", f"res{k}/model.safetensors", "tiny.npz")
+        assert code == 0
+    first = states[0]
+    for other in states[1:]:
+        assert not torch.equal(first["1.weight"], other["1.weight"])
+    # A mean has statistics of its own.
+    assert not torch.equal(first["2.running_mean"], states[3]["2.running_mean"])
+
+
 def test_the_summary_tells_how_the_training_went(run):
     words = (*TRAIN, "--n-nonzero", "0.1,0.5", "--json", "--out", "res")
     code, out, err = run(*words)
@@ -297,6 +347,32 @@ WRONG = [
         None,
     ),
     (["--hidden", "5", "--lr", "0"], "`lr` must be positive, got 0.", None),
+    (
+        ["--hidden", "5", "--structure", "row"],
+        "`structure` must be one of 'entries', 'rows', 'columns', got 'row'. Did you mean 'rows'?",
+        None,
+    ),
+    (
+        ["--scores", "relative"],
+        "`scores` is about the training of networks, got a linear model.",
+        "Add hidden layers by `--hidden 300,100`, or give a network by `--model`.",
+    ),
+    (
+        ["--average"],
+        "`average` is about the training of networks, got a linear model.",
+        "Add hidden layers by `--hidden 300,100`, or give a network by `--model`.",
+    ),
+    (
+        ["--hidden", "5", "--structure", "rows", "--n-nonzero", "6"],
+        "`n_nonzero` must be an integer between 1 and 5, the number of rows it counts, got 6.",
+        "Pass a whole number up to 5, or a density such as 0.01.",
+    ),
+    (
+        ["--hidden", "5", "--average"],
+        "`average` takes the mean over the steps since the support was frozen, which `freeze` has "
+        "to say when.",
+        "Add `--freeze 0.8`, or another share of the training below 1.",
+    ),
     (
         ["--hidden", "5", "--recipe", "lasy"],
         "`recipe` must be one of 'lazy', 'straight_through', 'iht', 'acdc', got 'lasy'. Did you "

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import Arrays, Table, split
 from ellzero.errors import InvalidParameterError
-from ellzero.nn import certify, prunable
-from ellzero.nn.budgets import to_count
+from ellzero.nn import certify, prunable, units
+from ellzero.nn.budgets import STRUCTURES, to_count
 from ellzero.storage import Checkpoint
-from ellzero.tensors import named
+from ellzero.tensors import named, thresholded
 from ellzero.training.minibatch import Fitted, Loss, Samples, evaluate, fit, seeded
 from ellzero.training.modules import build_module
 from ellzero.training.outcomes import Outcome
@@ -90,6 +90,30 @@ class LargeExperiment:
         return sum(p.numel() for p in prunable(self.network).values())
 
     @property
+    def largest_budget(self) -> int:
+        """What a budget of everything is: entries, or rows or columns."""
+        return sum(
+            p.numel() if axis is None else p.shape[axis] for p, axis in self._counted(self.network)
+        )
+
+    @property
+    def least_budget(self) -> int:
+        """The smallest budget that can be asked for: one unit of each tensor, or one entry."""
+        return len(self._counted(self.network)) if self.settings.counts_units else 1
+
+    def count(self, model: nn.Module) -> int:
+        """Return how much of the budget a network of this kind takes."""
+        return sum(
+            thresholded.count_true(p != 0 if axis is None else units.nonzero(p, axis))
+            for p, axis in self._counted(model)
+        )
+
+    def _counted(self, model: nn.Module) -> list[tuple[Tensor, int | None]]:
+        """Return the tensors that the budget counts, and the axis of their units."""
+        structure = self.settings.structure or "entries"
+        return [(p.detach(), STRUCTURES[structure]) for p in prunable(model, structure).values()]
+
+    @property
     def n_all(self) -> int:
         """Number of all parameters."""
         return sum(p.numel() for p in self.network.parameters())
@@ -108,10 +132,10 @@ def loss_of(task: str) -> Loss:
 def is_large(settings: TrainSettings, data: Table | Arrays) -> bool:
     """Return whether a network is trained by minibatches alone.
 
-    That is so for the networks of a user, and for those with more than `LARGE_WORK` parameters
-    times training samples.
+    That is so for the networks of a user, where rows or columns are counted, and for networks with
+    more than `LARGE_WORK` parameters times training samples.
     """
-    if settings.model is not None:
+    if settings.model is not None or (settings.hidden and settings.counts_units):
         return True
     if not settings.hidden:
         return False
@@ -170,17 +194,29 @@ def build_large(
     )
     experiment = LargeExperiment(arrays, samples, network, settings, sample_shape)
     _try(experiment, n_outputs)
-    n = experiment.n_parameters
-    if n == 0:
+    if experiment.n_parameters == 0:
         raise InvalidParameterError(
             "The network has no weight that the budget could count, only vectors.",
             "Weights of two axes or more are counted, such as those of `torch.nn.Linear`.",
+        )
+    n = experiment.largest_budget
+    if n == 0:
+        raise InvalidParameterError(
+            f"The network has no {settings.unit} that the budget could count.",
+            "Those of linear and convolutional layers are counted; the rows of the last one are "
+            "outputs and stay.",
         )
     budgets = settings.n_nonzero
     if budgets is None and not settings.search:
         budgets = (NETWORK_DENSITY_LARGE,)
     if budgets is not None:
-        budgets = tuple(dict.fromkeys(to_count("n_nonzero", b, n) for b in budgets))
+        unit = settings.structure or "entries"
+        budgets = tuple(
+            dict.fromkeys(
+                to_count("n_nonzero", b, n, unit=unit, least=experiment.least_budget)
+                for b in budgets
+            )
+        )
     return replace(experiment, settings=replace(settings, n_nonzero=budgets))
 
 
@@ -366,6 +402,7 @@ def certify_large(
         batches(),
         n_nonzero=budget,
         allocation=experiment.settings.allocation or "global",
+        structure=experiment.settings.structure or "entries",
         dense=dense,
         ridge=experiment.settings.ridge or 0.0,
         step_size=step_size,
