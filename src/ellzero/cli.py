@@ -355,6 +355,14 @@ def train(
         bool,
         typer.Option("--average", help="Networks: the mean over the steps after --freeze."),
     ] = False,
+    polish: Annotated[
+        bool,
+        typer.Option(
+            "--polish/--no-polish",
+            help="Large networks: go on to a stationary point of the loss on all training "
+            "samples, which takes hundreds of passes over them.",
+        ),
+    ] = False,
     dense: Annotated[
         bool, typer.Option("--dense/--no-dense", help="Large networks: train a dense one as well.")
     ] = True,
@@ -421,6 +429,7 @@ def train(
         "structure": structure,
         "scores": scores,
         "average": average,
+        "polish": polish,
         "dense": dense,
         "data_dir": data_dir,
     }

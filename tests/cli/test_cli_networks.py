@@ -16,7 +16,8 @@ from torch import nn
 
 from ellzero import cli
 from ellzero.nn import export
-from ellzero.training import Moment, train
+from ellzero.storage import Checkpoint
+from ellzero.training import Moment, TrainSettings, large, train
 
 NET = """
 import torch
@@ -33,6 +34,12 @@ def narrow(n_inputs, n_outputs):
 
 def wide(n_inputs, n_outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(n_inputs, 7))
+
+def smooth(n_inputs, n_outputs):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(n_inputs, 8), nn.Tanh(), nn.Linear(8, n_outputs)
+    )
 
 def vectors(n_inputs, n_outputs):
     class Scale(nn.Module):
@@ -135,7 +142,7 @@ def test_a_network_of_a_user_is_trained_certified_and_written(run):
 @pytest.mark.parametrize(("structure", "axis", "total"), [("rows", 0, 24), ("columns", 1, 60)])
 def test_rows_or_columns_are_counted(run, structure, axis, total):
     words = (*TRAIN, "--no-dense", "--structure", structure)
-    code, out, err = run(*words, "--n-nonzero", "25%", "--out", "res")
+    code, _out, err = run(*words, "--n-nonzero", "25%", "--out", "res")
     assert code == 0
     assert err.startswith(f"{total // 4} {structure}: epoch 1/3")
     state = export.load("res/model.safetensors")
@@ -180,6 +187,57 @@ def test_scores_and_averages_change_the_network_and_are_resumed(run):
         assert not torch.equal(first["1.weight"], other["1.weight"])
     # A mean has statistics of its own.
     assert not torch.equal(first["2.running_mean"], states[3]["2.running_mean"])
+
+
+@pytest.mark.parametrize("structure", ["entries", "columns"])
+def test_a_polished_network_is_certified_stationary(run, structure):
+    words = ("train", "tiny.npz", "--model", "net.py:smooth", "--epochs", "4", "--no-dense")
+    words = (*words, "--ridge", "0.01", "--n-nonzero", "30%", "--structure", structure)
+    rows = []
+    for name, more in (("plain", []), ("polished", ["--polish"])):
+        code, _out, _err = run(*words, *more, "--out", name)
+        assert code == 0
+        rows.append(summary(name)["path"][0])
+        code, _out, _err = run("certify", f"{name}/model.safetensors", "tiny.npz")
+        assert code == 0
+    assert [r["claim"] for r in rows] == ["feasible", "stationary"]
+    assert rows[1]["value"] < rows[0]["value"]
+    assert [r["budget"] for r in rows] == [rows[0]["budget"]] * 2
+    state = export.load("polished/model.safetensors")
+    weights = [state["1.weight"], state["3.weight"]]
+    if structure == "columns":
+        weights = [w.any(0) for w in weights]
+    assert sum(int((w != 0).sum()) for w in weights) == rows[1]["budget"]
+
+
+def test_a_polish_that_is_cut_short_begins_anew(archive_of, monkeypatch):
+    settings, checkpoint = archive_of
+    whole = train(settings).chosen
+
+    def cut(experiment, model, budget, stop):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large, "polish_large", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, checkpoint=checkpoint)
+    again = train(settings, checkpoint=checkpoint).chosen
+    assert again.row["claim"] == whole.row["claim"] == "stationary"
+    assert all(torch.equal(t, whole.state[n]) for n, t in again.state.items())
+
+
+@pytest.fixture
+def archive_of(tmp_path):
+    settings = TrainSettings(
+        "tiny.npz",
+        model="net.py:smooth",
+        epochs=2,
+        n_nonzero=(90,),
+        ridge=0.01,
+        dense=False,
+        polish=True,
+    )
+    return settings, Checkpoint(tmp_path / "kept", {})
 
 
 def test_the_summary_tells_how_the_training_went(run):

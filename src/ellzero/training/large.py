@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import Arrays, Table, split
 from ellzero.errors import InvalidParameterError
-from ellzero.nn import certify, prunable, units
+from ellzero.nn import certify, polish, prunable, units
 from ellzero.nn.budgets import STRUCTURES, to_count
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named, thresholded
@@ -321,6 +321,9 @@ def solve_large(
     )
     if not fitted.is_done:
         raise KeyboardInterrupt
+    if budget is not None and experiment.settings.polish:
+        say("polish")
+        polish_large(experiment, model, budget, stop)
     say("scores")
     counted = {n: p.detach() for n, p in prunable(model).items()}
     row: dict[str, Any] = {
@@ -359,6 +362,41 @@ def solve_large(
     )
 
 
+def polish_large(
+    experiment: LargeExperiment,
+    model: nn.Module,
+    budget: int,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Take a trained network to a stationary point of its loss on all training samples.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If `stop` ended it; a run that goes on begins it anew at the end of the training.
+    """
+    cut = False
+
+    def asked(iteration: int) -> bool:
+        nonlocal cut
+        cut = cut or (stop is not None and stop())
+        return cut
+
+    settings = experiment.settings
+    polish(
+        model,
+        experiment.loss_fn,
+        experiment.samples.batches("train"),
+        n_nonzero=budget,
+        allocation=settings.allocation or "global",
+        structure=settings.structure or "entries",
+        ridge=settings.ridge or 0.0,
+        stop=asked,
+    )
+    if cut:
+        raise KeyboardInterrupt
+
+
 def score(experiment: LargeExperiment, model: nn.Module) -> dict[str, float | None]:
     """Return the training loss with its ridge, and the accuracies."""
     value, train = evaluate(model, experiment.samples, "train", experiment.loss_fn)
@@ -374,6 +412,8 @@ def score(experiment: LargeExperiment, model: nn.Module) -> dict[str, float | No
 def certified_rows(experiment: LargeExperiment) -> Tensor:
     """Return the training samples on which the certificate is computed, drawn by the seed."""
     n = experiment.samples.n_train
+    if experiment.settings.polish:  # the point is one of the loss on all of them
+        return torch.arange(n)
     wanted = min(n, CERTIFIED_SAMPLES)
     if experiment.settings.model is None:
         wanted = min(wanted, max(100, CERTIFIED_WORK // experiment.n_all))
@@ -393,9 +433,10 @@ def certify_large(
             yield samples.batch(part)
 
     # The smoothness constant takes some hundred gradients: of the networks of a user, which may
-    # cost more than their size says, stability is judged at the rate they were trained with.
-    step_size = experiment.settings.lr if experiment.settings.model is not None else None
-
+    # cost more than their size says, and on all samples, stability is judged at the rate they were
+    # trained with.
+    costly = experiment.settings.model is not None or experiment.settings.polish
+    step_size = experiment.settings.lr if costly else None
     found = certify(
         model,
         experiment.loss_fn,

@@ -179,6 +179,10 @@ class TrainSettings:
         What the support is chosen by, see `ellzero.nn.HardThresholding`; None means "magnitude".
     average : bool, default=False
         Whether the network becomes the mean over the steps since the support was frozen.
+    polish : bool, default=False
+        Whether a large network is taken from the end of its training to a stationary point of the
+        loss on all training samples, see `ellzero.nn.polish`, and certified on all of them at the
+        step size `lr`. Small networks always are.
     dense : bool, default=True
         Whether a large network is also trained without a budget, for comparison.
     data_dir : str or None, default=None
@@ -215,6 +219,7 @@ class TrainSettings:
     structure: str | None = None
     scores: str | None = None
     average: bool = False
+    polish: bool = False
     dense: bool = True
     data_dir: str | None = None
 
@@ -267,7 +272,7 @@ class TrainSettings:
                 "The function of `model` makes the whole network.",
             )
         given = [name for name in NETWORK_OPTIONS if getattr(self, name) is not None]
-        given += ["average"] if self.average else []
+        given += [name for name in ("average", "polish") if getattr(self, name)]
         if given and not self.is_network:
             raise InvalidParameterError(
                 f"`{given[0]}` is about the training of networks, got a linear model.",
