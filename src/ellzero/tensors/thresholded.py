@@ -19,6 +19,8 @@ LEAST_SHARE = 2.0**-10
 _SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
+# Up to this one the kernels that choose write lists of positions, above it masks.
+FULL = 0.6
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -415,7 +417,7 @@ class Table:
         """
         rows = self._array[part]
         guesses = [None] * len(rows) if near is None else list(near)
-        if count > DENSE * sum(self._sizes[part]):
+        if count > FULL * sum(self._sizes[part]):
             return self._choose_masks(part, count, least, guesses[0])
         room = count + max(SMALL, count // 4)
         spare, live = self._buffers.pop(part.start, (None, None))
