@@ -480,17 +480,20 @@ def tally(table: Any, lo: Any, hi: Any, counts: Any, keys: Any, spots: Any) -> A
 
     Parameters
     ----------
-    table, lo, hi, keys
-        As for `survey`.
+    table : array of shape (n_tensors, 8), int64
+        Of its columns LATENT and SIZE are used.
+    lo, hi : int32
+        The bracket of magnitude keys, both ends inside.
     counts : array of shape (n_tensors,), int64
         Receives how many keys of every tensor are >= lo.
-    spots : array of shape (capacity,), int64
-        Receives where the keys inside are, entries counted from the first tensor on.
+    keys, spots : array of shape (capacity,), int32 and int64
+        Receive the keys inside the bracket, and where they are: entries counted from the first
+        tensor on.
 
     Returns
     -------
     int
-        As `survey`.
+        Number of keys inside the bracket; -1 when they do not fit, or a number is NaN.
     """
     inside = 0
     before = 0
