@@ -53,9 +53,7 @@ class _Parts:
         self.weight = np.array([w.sum() for w in self.weights])
         self.x_sum = np.zeros((len(parts), p))
         self.y_sum = np.array([w @ y for w, y in zip(self.weights, self.targets, strict=True)])
-        self.energy = np.array(
-            [w @ y**2 for w, y in zip(self.weights, self.targets, strict=True)]
-        )
+        self.energy = np.array([w @ y**2 for w, y in zip(self.weights, self.targets, strict=True)])
         self.cross = np.zeros((len(parts), p, Y.shape[1]))
         self.diagonal = np.zeros((len(parts), p))
         for f, (table, w, y) in enumerate(
@@ -77,14 +75,16 @@ class _Parts:
                 self.diagonal[f] += w[at] @ (part * part)
         check_finite(self.diagonal.sum(axis=0), self.energy.sum(axis=0))
         self._cache: dict[int, Floats] = {}
+        self._total: dict[int, Floats] = {}
 
-    def products(self, index: Integers) -> Floats:
-        """Return products of columns in every part, shape (n_parts, len(index), n_features)."""
+    def add_up(self, index: Integers, chosen: Integers) -> Floats:
+        """Return products of columns within the chosen parts, shape (len(index), n_features)."""
         missing = np.array([j for j in index.tolist() if j not in self._cache], np.int64)
         if missing.size:
             n_parts, p = self.diagonal.shape
             if (len(self._cache) + missing.size) * n_parts * p * 8 > CACHE_BYTES:
                 self._cache.clear()
+                self._total.clear()
                 missing = index
             fresh = np.empty((n_parts, missing.size, p))
             for f, (table, w) in enumerate(zip(self.tables, self.weights, strict=True)):
@@ -103,9 +103,21 @@ class _Parts:
                 else:
                     fresh[f] = picked.T @ table.astype(np.float64)
                 fresh[f] -= picked.sum(axis=0)[:, None] * self.x_shift
+            total = fresh.sum(axis=0)
             for a, j in enumerate(missing.tolist()):
                 self._cache[j] = fresh[:, a]
-        return np.stack([self._cache[j] for j in index.tolist()], axis=1)
+                self._total[j] = total[a]
+        out = np.empty((index.size, self.diagonal.shape[1]))
+        for a, j in enumerate(index.tolist()):
+            parts = self._cache[j]
+            if 2 * chosen.size > parts.shape[0]:
+                # Fewer sums: all parts but those left out.
+                np.copyto(out[a], self._total[j])
+                for f in np.setdiff1d(np.arange(parts.shape[0]), chosen):
+                    out[a] -= parts[f]
+            else:
+                np.sum(parts[chosen], axis=0, out=out[a])
+        return out
 
 
 class PartGram(AbstractGram):
@@ -122,7 +134,6 @@ class PartGram(AbstractGram):
     def __init__(self, parts: _Parts, chosen: Any) -> None:
         self._parts = parts
         self._chosen = np.flatnonzero(chosen)
-        self._others = np.flatnonzero(~chosen)
         weight = float(parts.weight[chosen].sum())
         if weight <= 0:
             raise InvalidParameterError("Every training and test set must have a positive weight.")
@@ -151,8 +162,7 @@ class PartGram(AbstractGram):
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
-        products = self._parts.products(np.asarray(index, np.int64))
-        out = products[self._chosen].sum(axis=0)
+        out = self._parts.add_up(np.asarray(index, np.int64), self._chosen)
         out -= (self.n_samples * self._shift[index])[:, None] * self._shift
         out[:, self._dead] = 0.0
         out[np.isin(index, self._dead)] = 0.0
@@ -160,13 +170,7 @@ class PartGram(AbstractGram):
 
     def block(self, index: Integers) -> Floats:
         """Return the square of G on `index`."""
-        products = self._parts.products(np.asarray(index, np.int64))
-        out = sum(products[f][:, index] for f in self._chosen)
-        out = out - (self.n_samples * self._shift[index])[:, None] * self._shift[index]
-        dead = np.isin(index, self._dead)
-        out[dead] = 0.0
-        out[:, dead] = 0.0
-        return np.ascontiguousarray(out)
+        return np.ascontiguousarray(self.columns(index)[:, index])
 
 
 def fold_grams(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ellzero.errors import InvalidParameterError
 from ellzero.subset.folds import Fold, fold_grams
-from ellzero.subset.inner import AbstractGram, FullGram
+from ellzero.subset.inner import FULL, AbstractGram, FullGram
 from ellzero.subset.results import Floats
 from ellzero.subset.streaming import Moments, gram_of_chunks
 from ellzero.subset.tables import DenseGram, SparseGram, TensorGram
@@ -24,9 +24,6 @@ __all__ = [
     "gram_of",
     "gram_of_chunks",
 ]
-
-# Features up to which all inner products are computed at once.
-FULL = 256
 
 
 def gram_of(

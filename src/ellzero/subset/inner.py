@@ -11,6 +11,8 @@ from ellzero.subset.results import Floats, Integers
 
 # A feature whose centered square is below this share of the plain one is constant.
 CONSTANT = 1e-22
+# Features up to which all inner products are computed at once.
+FULL = 256
 
 
 class AbstractGram(ABC):
