@@ -9,6 +9,7 @@ import ellzero
 from ellzero.certificates import (
     bounds,
     box_bound,
+    check_swaps,
     lower_bound,
     perspective_bound,
     point_bound,
@@ -296,3 +297,37 @@ def test_a_vacuous_relaxation_is_given_up_early(monkeypatch):
     )
     assert len(sizes) - n_full <= 2 < n_full / 3
     assert early.value <= full.value < value / 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_exchanges_of_a_logistic_model_with_a_free_intercept(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((60, 7))
+    y = X[:, :2] @ np.array([2.0, -1.5]) + 1.0 + rng.standard_normal(60) > 0
+    objective = ellzero.Logistic(
+        tensor(X), torch.as_tensor(y), ridge={"coef": 0.2, "intercept": 0.0}, fit_intercept=True
+    )
+    sign = np.where(y, 1.0, -1.0)
+
+    def value(b, support):
+        margin = sign * (X[:, support] @ b[:-1] + b[-1])
+        return np.logaddexp(0, -margin).mean() + 0.1 * b[:-1] @ b[:-1]
+
+    def fit(support):
+        return minimize(value, np.zeros(3), args=(support,), tol=1e-12)
+
+    for support in ([0, 1], [0, 5]):
+        found = fit(support)
+        coef = np.zeros(7)
+        coef[support] = found.x[:2]
+        params = {"coef": tensor(coef), "intercept": tensor(found.x[2])}
+        near = [[i, j] for i in support for j in range(7) if j not in support]
+        best = min(fit(s).fun for s in near)
+        report = check_swaps(objective, ellzero.L0Ball(2, names=("coef",)), params)
+        assert report.n_checked == 10
+        if best < found.fun - 1e-6:
+            assert report.best_decrease > 1e-6
+        else:
+            # Most are excluded by their bounds, which are never above the minima.
+            assert report.n_solved < 10
+            assert found.fun - best - 1e-8 <= report.best_decrease <= 1e-6

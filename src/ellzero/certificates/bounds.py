@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective, moduli
-from ellzero.certificates.relaxation import settle, solve_working, to_array, working
+from ellzero.certificates.relaxation import decrement_on, settle, solve_working, to_array, working
 from ellzero.core.problem import (
     AbstractConvexObjective,
     AbstractLinearObjective,
@@ -415,11 +415,7 @@ def _bound_at(
     """Return the bounds at points where the gradient vanishes on `loose`, up to rounding."""
     doubt = torch.zeros_like(value)
     if loose.shape[0]:
-        # What is left of that gradient moves the dual point to one where it vanishes.
-        index = loose.expand(points.shape[0], -1)
-        inverse = torch.linalg.pinv(flat.hessian_on(points, index), hermitian=True, rtol=1e-12)
-        left = grad[:, loose]
-        doubt = (left.unsqueeze(1) @ inverse @ left.unsqueeze(2)).reshape(-1).clamp_min(0.0)
+        doubt = decrement_on(flat, points, grad, loose)
         grad = grad.index_fill(1, loose, 0.0)
     zero, inside, gain = _terms(points, grad, modulus)
     terms = torch.where(keep(gain), inside, zero)
