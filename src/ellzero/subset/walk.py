@@ -215,9 +215,11 @@ class Walk(Generic[Node]):
         if loose == 0:
             return False
         # Neighboring sizes learn from each other and share the kicks.
-        patience = -(-IDLE * self.effort.kicks // (25 * (len(self.sizes) + 3)))
+        # A kick costs about as much as eight of the compiled ones that an effort counts.
+        kicks = self.effort.kicks // 8
+        patience = -(-IDLE * kicks // (25 * (len(self.sizes) + 3)))
         last = -1
-        for turn in range(self.effort.kicks):
+        for turn in range(kicks):
             if turn - last > max(patience, last):
                 break
             self.counts["kicks"] += 1
