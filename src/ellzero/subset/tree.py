@@ -24,6 +24,8 @@ WIDTH = 400
 SPAN = 1e-4
 # Share of the first weights that none falls below: other boxes need them.
 FLOOR = 0.5
+# Typical weight below which thresholds are tried.
+SCARCE = 0.02
 # Thresholds that are tried, in standard deviations of the entries beside the diagonal.
 THRESHOLDS = (1.5, 2.0, 2.5, 3.0)
 
@@ -219,15 +221,29 @@ class Tree:
             plain = None if weights is None else plain_model(part.h, weights)
         typical = 0.0 if plain is None else float(np.median(plain.weights))
         likely = box.weights is None or box.threshold > 0.0 or typical < 0.01
-        if likely and typical < 0.05 and p > part.room > 1:
+        if likely and typical < SCARCE and p > part.room > 1:
             best = self._thresholded(part, box)
             if best is not None and best.weights[0] > 3.0 * typical:
+                if box.weights is None and plain is not None and not part.state.any():
+                    self.root_bound = self._plain_bound(part, plain)
                 return best
         if plain is None:
             return None
         if not 0 < part.room < p - int(part.state.sum()):
             return plain
         return self._raise(part, plain, box, refine)
+
+    def _plain_bound(self, part: Part, plain: Model) -> float:
+        """Return the bound of the plain model: thresholds pay in the tree, not at its root."""
+        from ellzero.kernels.branch_relax import relax
+
+        width = min(part.names.size, WIDTH)
+        bound, _, _ = relax(
+            plain.matrix, part.c, plain.weights, np.sqrt(plain.weights), part.energy, part.state,
+            part.room, np.zeros(part.names.size), np.empty(part.names.size),
+            math.inf, 40, 0.0, np.empty((2, width, width)),
+        )  # fmt: skip
+        return max(bound - part.slack, 0.0)
 
     def _thresholded(self, part: Part, box: Box) -> Model | None:
         """Return the thresholded model that leaves most curvature."""
@@ -316,6 +332,8 @@ class Tree:
                 40, 0.0, best, support, anchor, self.count, work,
             )  # fmt: skip
             lowest = max(lowest, bound - part.slack)
+            if first:
+                lowest = max(lowest, self.root_bound)
             self.current = min(lowest, self.value)
             self._found(part, support, float(best[0]), fixed)
             if first:
