@@ -56,7 +56,8 @@ def enumerate_all(gram, budget, ridge, always=(), forbidden=()):
         scale = np.sqrt(block.diagonal())
         target = target / scale
         coef = np.linalg.lstsq(block / np.outer(scale, scale), target, rcond=1e-12)[0]
-        best = min(best, (gram.energy[0] - coef @ target) / (2 * gram.n_samples))
+        square = coef @ (block / np.outer(scale, scale)) @ coef
+        best = min(best, (gram.energy[0] - 2 * coef @ target + square) / (2 * gram.n_samples))
     return best
 
 

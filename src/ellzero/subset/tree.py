@@ -24,6 +24,8 @@ WIDTH = 400
 SPAN = 1e-4
 # Share of the first weights that none falls below: other boxes need them.
 FLOOR = 0.5
+# How many times longer than usual a model that does well is used.
+LONGER = 8
 # Typical weight below which thresholds are tried.
 SCARCE = 0.02
 # Thresholds that are tried, in standard deviations of the entries beside the diagonal.
@@ -352,12 +354,12 @@ class Tree:
             if not box.free.size:
                 break
         yield from self._explore(
-            part, model, state, theta, left, split, lowest, numbers, best, work, fixed, most
+            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed, most
         )
 
     def _explore(
         self, part: Part, model: Model | None, state: Integers, theta: Floats, left: int,
-        split: int, lowest: float, numbers: tuple[float, float, float], best: Floats,
+        split: int, first: float, lowest: float, numbers: tuple[float, float, float], best: Floats,
         work: Floats, fixed: Integers, most: int | None,
     ) -> Iterator[None]:  # fmt: skip
         """Explore a box under one model; what is open at the end becomes boxes of their own."""
@@ -366,7 +368,8 @@ class Tree:
         p = part.names.size
         d = np.zeros(p) if model is None else model.weights
         q = part.h if model is None else model.matrix
-        size, width = 2 * self._patience(p) + 4, min(p, WIDTH)
+        patience = 60 + p
+        size, width = 2 * LONGER * patience + 4, min(p, WIDTH)
         pool = (
             np.empty((size, p), np.int8), np.empty((size, width), np.int32),
             np.empty((size, width)), np.empty(size, np.int32), np.empty(size, np.int32),
@@ -374,11 +377,11 @@ class Tree:
         )  # fmt: skip
         heap, free = np.zeros(size, np.int64), np.arange(size)[::-1].copy()
         ends, closed = np.array([1, size - 1]), np.array([math.inf])
-        kernels.store(0, state, theta, left, lowest + part.slack, split, *pool)
+        kernels.store(0, state, theta, left, first, split, *pool)
         done, slice_ = 0, max(1, 20000 // (p + 20))
         support = np.full(left + int((state > 0).sum()), -1, np.int64)
         try:
-            while done < self._patience(p):
+            while done < patience:
                 best[0] = min(best[0], self.value)
                 step = slice_ if most is None else min(slice_, (most - int(self.count[3])) // 2)
                 if step <= 0:
@@ -394,6 +397,9 @@ class Tree:
                 self.current = min(max(low, lowest), self.value)
                 if code != kernels.PAUSED:
                     break
+                # A model that has come half the way up is not replaced yet.
+                if done >= patience and low - first > 0.5 * (self.level - first):
+                    patience = min(2 * patience, LONGER * (60 + p))
                 yield
         finally:
             self.closed = min(self.closed, max(float(closed[0]) - part.slack, lowest))
@@ -404,11 +410,6 @@ class Tree:
                 bound = max(float(pool[5][slot]) - part.slack, lowest)
                 self.add(self._box(part, model, pool[0][slot], point, bound))
             self.current = math.inf
-
-    @staticmethod
-    def _patience(p: int) -> int:
-        """Return how many boxes are split before those left get models of their own."""
-        return 60 + p
 
     def _box(
         self, part: Part, model: Model | None, state: Integers, theta: Floats, bound: float
