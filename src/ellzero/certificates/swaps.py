@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ellzero.certificates.exchanges import best_exchange
 from ellzero.certificates.flat import ROUNDING, FlatObjective, moduli
-from ellzero.certificates.minimize import DENSE_ENTRIES, minimize_on_supports
+from ellzero.certificates.minimize import minimize_on_supports
 from ellzero.core.problem import AbstractQuadraticObjective, AbstractSmoothObjective
 from ellzero.errors import IncompatibleError
 from ellzero.sets import L0Ball
@@ -65,8 +66,8 @@ def check_swaps(
 
     .. math:: v - \frac{g_j^2}{2 m_j} \le \min \le v - \frac{g_j^2}{2 L_{jj}}
 
-    so most pairs need no minimization; for quadratic objectives the minimum is
-    :math:`v - g_j^2 / (2 c_j)` with the Schur complement c.
+    so most pairs need no minimization; for quadratic objectives all minima are known in closed
+    form (`ellzero.certificates.exchanges`).
 
     Parameters
     ----------
@@ -93,8 +94,10 @@ def check_swaps(
 
     Notes
     -----
-    Costs s minimizations with s - 1 entries, then at most s (n - s) with s entries, in batches.
-    Ends at the first batch with an improvement.
+    For quadratic objectives costs the products of the s columns of the support with all others,
+    and s^2 n operations more, in float64 and in chunks. For others s minimizations with s - 1
+    entries, then at most s (n - s) with s entries, in batches; ends at the first batch with an
+    improvement.
 
     Examples
     --------
@@ -128,10 +131,15 @@ def check_swaps(
     n_pairs = outside.shape[0] * (1 if short else inside.shape[0])
     if n_pairs == 0:
         return SwapCheck(0, 0, 0.0, None, True)
-    bases = _bases(inside, free, short)
     value = named.to_float(flat.value(theta.unsqueeze(0))[0])
     floor = ROUNDING * abs(flat.value_at_zero())
     threshold = value - max(tol * abs(value), floor)
+    if isinstance(objective, AbstractQuadraticObjective):
+        best = best_exchange(flat, theta, inside, free, outside, short)
+        leaving = None if short else named.to_int(inside[best.row])
+        exchange = leaving, named.to_int(outside[best.column])
+        return SwapCheck(n_pairs, 0, value - best.value, exchange, True)
+    bases = _bases(inside, free, short)
     found = minimize_on_supports(flat, bases, theta.expand(bases.shape[0], -1))
     base_value, grad = flat.value_and_grad(found.points)
     slope = grad[:, outside]
@@ -143,8 +151,8 @@ def check_swaps(
         leaving = None if short else named.to_int(inside[row])
         return leaving, named.to_int(outside[column])
 
-    best = named.to_int(upper.flatten().argmin())
-    row, column = divmod(best, outside.shape[0])
+    place = named.to_int(upper.flatten().argmin())
+    row, column = divmod(place, outside.shape[0])
     improvement = value - named.to_float(upper[row, column])
     if n_open and value - improvement < threshold:
         # An improvement is certain without solving anything.
@@ -155,8 +163,8 @@ def check_swaps(
     solved, n_solved = _solve_pairs(
         flat, found.points, bases, outside, open_pairs, upper, threshold, lower
     )
-    best = named.to_int(solved.flatten().argmin())
-    row, column = divmod(best, outside.shape[0])
+    place = named.to_int(solved.flatten().argmin())
+    row, column = divmod(place, outside.shape[0])
     return SwapCheck(
         n_pairs,
         n_solved,
@@ -186,22 +194,6 @@ def _pair_bounds(
     slope: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return lower and upper bounds on the minimum of every pair; equal where it is known."""
-    if isinstance(objective, AbstractQuadraticObjective) and flat.size <= DENSE_ENTRIES:
-        everything = torch.arange(flat.size, device=flat.device).unsqueeze(0)
-        hessian = flat.hessian_on(points[:1], everything)[0]
-        curvature = hessian.diagonal()[outside].expand_as(slope)
-        schur = curvature
-        if bases.shape[1]:
-            block = hessian[bases.unsqueeze(-1), bases.unsqueeze(-2)]
-            cross = hessian[bases][:, :, outside]
-            # Singular blocks: entries that the others span add nothing.
-            inverse = torch.linalg.pinv(block, hermitian=True, rtol=1e-12)
-            schur = curvature - (cross * (inverse @ cross)).sum(1)
-        # An entry that the support spans has no curvature left, and no gradient either.
-        usable = schur > 1e-11 * curvature
-        drop = torch.where(usable, slope.square() / (2 * schur.clamp_min(1e-300)), 0.0)
-        exact = value.unsqueeze(1) - drop
-        return exact, exact
     modulus = moduli(flat)[-1]
     safe = torch.where(modulus > 0, modulus, torch.ones_like(modulus))
     _, grad = flat.value_and_grad(points)
@@ -211,7 +203,7 @@ def _pair_bounds(
     if not named.all_true(modulus[bases] > 0):
         known = torch.zeros_like(known)
     lower = torch.where(known, lower, -torch.inf)
-    bound = objective.curvature_bound().diagonal().to(torch.float64)[outside]
+    bound = objective.curvature_diagonal().to(torch.float64)[outside]
     gain = torch.where(bound > 0, slope.square() / (2 * bound.clamp_min(1e-300)), 0.0)
     return lower, value.unsqueeze(1) - gain
 

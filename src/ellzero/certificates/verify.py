@@ -16,6 +16,8 @@ from ellzero.certificates.proof import check_proof
 from ellzero.certificates.stability import TIE, ht_stability
 from ellzero.certificates.swaps import SOLVE_LIMIT, check_swaps
 from ellzero.core.problem import (
+    AbstractConvexObjective,
+    AbstractLinearObjective,
     AbstractQuadraticObjective,
     AbstractSmoothObjective,
     AbstractSparseSet,
@@ -288,6 +290,17 @@ def _smoothness(
     k = n
     if isinstance(constraint, AbstractSparseSet):
         k = max(1, min(n, 2 * constraint.max_nonzero(case.params)))
+    wide = case.flat.size > DENSE_ENTRIES and isinstance(objective, AbstractLinearObjective)
+    if wide and isinstance(objective, AbstractSmoothObjective):
+        # The sum of the largest diagonal entries needs no matrix of n by n.
+        largest = named.to_float(objective.curvature_diagonal().topk(k).values.sum())
+        kind, value = "upper bound", largest * (1 + 1e-12)
+        found.measures |= {
+            "smoothness": value,
+            "smoothness_kind": kind,
+            "smoothness_n_nonzero": k,
+        }
+        return value
     if isinstance(objective, AbstractSmoothObjective):
         estimate = restricted_smoothness(objective, k, method="bound")
     elif step_size is not None or not isinstance(objective, AbstractTwiceDifferentiable):
@@ -459,7 +472,7 @@ def _gap(case: _Case, found: _Findings, dense: Params | None, proof: Proof | Non
     """Check lower bounds; return the best."""
     problem = case.problem
     objective = problem.objective
-    if isinstance(objective, AbstractSmoothObjective):
+    if isinstance(objective, AbstractConvexObjective):
         found.measures["strong_convexity"] = _convexity(case)
     if problem.penalty is not None:
         found.assumptions.append("No lower bound: a penalty is not covered.")
@@ -487,7 +500,7 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
     if proof is None:
         return best
     ball, objective = case.ball, case.problem.objective
-    if ball is None or not isinstance(objective, AbstractSmoothObjective):
+    if ball is None or not isinstance(objective, AbstractConvexObjective):
         found.check("proofs for another set than an `L0Ball`", 1, 0, Claim.OPTIMAL)
         return best
     checked = check_proof(objective, ball, proof, case.value, case.tol)
@@ -515,7 +528,9 @@ def _coordinatewise(case: _Case, found: _Findings, swaps: str) -> bool:
         return False
     reason = None
     if not isinstance(objective, AbstractSmoothObjective):
-        reason = f"`{type(objective).__name__}` is not known to be convex"
+        convex = isinstance(objective, AbstractConvexObjective)
+        lacks = "to have bounded curvature" if convex else "to be convex"
+        reason = f"`{type(objective).__name__}` is not known {lacks}"
     elif not case.is_plain:
         reason = "they are defined for an `L0Ball` without bounds and without a penalty"
     elif swaps == "none":
