@@ -103,7 +103,7 @@ def exchange(h: Any, c: Any, support: Any, fixed: Any, most: int) -> float:
     Returns
     -------
     float
-        c^T b at the end; minus infinity where the support is collinear.
+        Value of c^T b at the end; minus infinity where the support is collinear.
     """
     p = c.size
     k = support.size
@@ -433,8 +433,10 @@ def examine(
         How many open features fit.
     theta, v : array of shape (p,)
         Start of the relaxation; its base point and residual on return.
-    rounds, patience
-        Effort of the relaxation; see `relax`.
+    rounds : int
+        Most rounds of the relaxation.
+    patience : float
+        Share of what is missing that a round of it has to gain.
     best : array of shape (1,)
         Value of the incumbent, updated.
     support : array of shape (k,), int64
@@ -628,18 +630,38 @@ def explore(
 
     Parameters
     ----------
-    h, q, c, d, root, energy, floor, tol, rounds, patience
+    h, q : array of shape (p, p)
         See `examine`.
-    states, places, values, sizes, rooms, keys, splits
-        The pool of open boxes: states, base points, rooms, bounds, features to split on.
+    c, d, root : array of shape (p,)
+        See `examine`.
+    energy, floor, tol : float
+        See `examine`.
+    rounds : int
+        See `examine`.
+    patience : float
+        See `examine`.
+    states : array of shape (capacity, p), int8
+        The pool of open boxes: their states.
+    places, values : array of shape (capacity, width)
+        Their base points: where they differ from zero, and what they are there.
+    sizes, rooms, keys, splits : array of shape (capacity,)
+        Lengths of the base points; rooms; bounds; features to split on.
     heap, free : array of shape (capacity,), int64
         Open boxes as a heap; slots that are free, as a stack.
     ends : array of shape (2,), int64
         Numbers of open boxes and of free slots.
-    best, support, fixed, count, work
-        See `examine`; ``count[3]`` adds the boxes.
+    best : array of shape (1,)
+        Value of the incumbent, updated.
+    support : array of shape (k,), int64
+        The incumbent, updated.
+    fixed : array of shape (p,), int8
+        See `examine`.
     closed : array of shape (1,)
-        Smallest bound of a closed box.
+        Smallest bound of a closed box, updated.
+    count : array of shape (4,), int64
+        See `examine`; ``count[3]`` adds the boxes.
+    work : array of shape (2, width, width)
+        See `examine`.
     most : int
         Most boxes to split in this call.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ellzero.subset.curvature import (
     Model,
@@ -17,6 +18,7 @@ from ellzero.subset.curvature import (
 )
 from ellzero.subset.results import Floats, Integers
 
+States = NDArray[np.int8]
 # Features of which a relaxation may keep nonzero.
 WIDTH = 400
 # A feature with less than this share of its square outside the span of those included makes the
@@ -88,7 +90,7 @@ class Part:
     scale: Floats
     names: Integers
     inside: Integers
-    state: Integers
+    state: States
     room: int
     slack: float
 
@@ -104,13 +106,22 @@ class Tree:
         Constant; what counts as zero; relative gap.
     budget : int
         Most features.
+    late : callable
+        Tells whether time is up, between the steps of building a model.
     """
 
     def __init__(
-        self, h: Floats, c: Floats, energy: float, floor: float, tol: float, budget: int
+        self,
+        h: Floats,
+        c: Floats,
+        energy: float,
+        floor: float,
+        tol: float,
+        budget: int,
+        late: Callable[[], bool],
     ) -> None:
         self.h, self.c, self.energy, self.floor, self.tol = h, c, energy, floor, tol
-        self.budget = budget
+        self.budget, self.late = budget, late
         self.value = energy
         self.support = np.empty(0, np.int64)
         self.count = np.zeros(4, np.int64)
@@ -143,7 +154,7 @@ class Tree:
         heapq.heappush(self.queue, (box.bound, self.made, box))
         self.made += 1
 
-    def improve(self, support: Integers, fixed: Integers | None = None) -> None:
+    def improve(self, support: Integers, fixed: States | None = None) -> None:
         """Improve a support by exchanges and keep it when it is the best."""
         from ellzero.kernels.branch_tree import exchange
 
@@ -153,7 +164,7 @@ class Tree:
         if self.energy - total < self.value:
             self.value, self.support = self.energy - total, support
 
-    def run(self, fixed: Integers, most: int | None) -> Iterator[None]:
+    def run(self, fixed: States, most: int | None) -> Iterator[None]:
         """Work on boxes until none is open; yields now and then, to look at the clock."""
         while self.queue:
             bound, _, box = heapq.heappop(self.queue)
@@ -252,11 +263,13 @@ class Tree:
         p = part.names.size
         beside = np.abs(part.h[np.triu_indices(p, 1)])
         spread = float(np.median(beside)) / 0.6745
-        tried = THRESHOLDS
+        tried: tuple[float, ...] = THRESHOLDS
         if box.threshold > 0.0:
             tried = (box.threshold / spread, 1.15 * box.threshold / spread)
         best = None
         for factor in tried:
+            if self.late():
+                break
             model = thresholded_model(part.h, part.room, factor * spread)
             if model is not None and (best is None or model.weights[0] > best.weights[0]):
                 best = model
@@ -277,7 +290,7 @@ class Tree:
         theta, v, column = part.c * 0.0, np.empty(p), np.empty(p)
         barriers = (1.0, 0.3, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03)
         for turn in range(rounds):
-            model = plain_model(part.h, d)
+            model = None if self.late() else plain_model(part.h, d)
             if model is None:
                 break
             bound, edge, _ = relax(
@@ -302,7 +315,7 @@ class Tree:
             raise_weights(inverse, d, slope, np.minimum(low, d), barrier, column)
         return best
 
-    def _split(self, box: Box, fixed: Integers, most: int | None) -> Iterator[None]:
+    def _split(self, box: Box, fixed: States, most: int | None) -> Iterator[None]:
         """Bound a box, explore it for a while, and add what stays open."""
         from ellzero.kernels import branch_tree as kernels
 
@@ -358,9 +371,9 @@ class Tree:
         )
 
     def _explore(
-        self, part: Part, model: Model | None, state: Integers, theta: Floats, left: int,
+        self, part: Part, model: Model | None, state: States, theta: Floats, left: int,
         split: int, first: float, lowest: float, numbers: tuple[float, float, float], best: Floats,
-        work: Floats, fixed: Integers, most: int | None,
+        work: Floats, fixed: States, most: int | None,
     ) -> Iterator[None]:  # fmt: skip
         """Explore a box under one model; what is open at the end becomes boxes of their own."""
         from ellzero.kernels import branch_tree as kernels
@@ -412,7 +425,7 @@ class Tree:
             self.current = math.inf
 
     def _box(
-        self, part: Part, model: Model | None, state: Integers, theta: Floats, bound: float
+        self, part: Part, model: Model | None, state: States, theta: Floats, bound: float
     ) -> Box:
         """Return a box of the whole problem for a state of a part."""
         open_ = state == 0
@@ -428,7 +441,7 @@ class Tree:
         )  # fmt: skip
 
     def _found(
-        self, part: Part, support: Integers, value: float, fixed: Integers | None = None
+        self, part: Part, support: Integers, value: float, fixed: States | None = None
     ) -> None:
         """Take over a support that is better than the best so far."""
         if value < self.value:
