@@ -56,7 +56,8 @@ def enumerate_all(gram, budget, ridge, always=(), forbidden=()):
         scale = np.sqrt(block.diagonal())
         target = target / scale
         coef = np.linalg.lstsq(block / np.outer(scale, scale), target, rcond=1e-12)[0]
-        best = min(best, (gram.energy[0] - coef @ target) / (2 * gram.n_samples))
+        square = coef @ (block / np.outer(scale, scale)) @ coef
+        best = min(best, (gram.energy[0] - 2 * coef @ target + square) / (2 * gram.n_samples))
     return best
 
 
@@ -293,7 +294,7 @@ def test_stopped_runs_state_a_true_and_rising_bound() -> None:
     best = prove(gram, 6, ridge=0.01)
     assert best.status is Status.CONVERGED
     bounds = []
-    for limit in (0, 50, 400, 1500):
+    for limit in (0, 50, 200, 700):
         result = prove(gram, 6, ridge=0.01, max_nodes=limit)
         assert result.status is Status.MAX_ITER
         assert result.n_nodes <= limit + 1
