@@ -144,7 +144,7 @@ class RowsDesign(AbstractDesign):
 
     @override
     def products(self, vectors: Floats) -> NDArray[Any]:
-        return vectors @ self.all.T
+        return np.asarray(vectors @ self.all.T)
 
     @override
     def squares(self, weight: Floats) -> NDArray[Any]:
