@@ -12,9 +12,11 @@ from torch import Tensor
 from ellzero.core.problem import AbstractLinearObjective
 from ellzero.errors import InvalidParameterError, NonFiniteError
 from ellzero.objectives import (
+    Huber,
     LeastSquares,
     Logistic,
     ModuleLoss,
+    Poisson,
     Quadratic,
     Softmax,
     linear,

@@ -48,7 +48,7 @@ def _loss(kind: int, u: float, y: float, delta: float) -> float:
     return 0.5 * r * r if r <= delta else delta * (r - 0.5 * delta)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _scores(Z: Any, beta: Any, u: Any) -> None:
     """Write Z^T beta."""
     u[:] = 0.0
@@ -60,7 +60,7 @@ def _scores(Z: Any, beta: Any, u: Any) -> None:
                 u[i] += b * row[i]
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     """Return the weighted sum of the losses."""
     total = 0.0
@@ -69,7 +69,7 @@ def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     return total
 
 
-@njit(cache=True, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, error_model="numpy")
 def _value(
     kind: int, Z: Any, y: Any, weight: Any, ridge: Any, delta: float, beta: Any, u: Any
 ) -> float:
@@ -81,7 +81,7 @@ def _value(
     return float(value)
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _derivatives(
     kind: int, u: Any, y: Any, weight: Any, delta: float, smooth: bool, r: Any, h: Any
 ) -> None:
@@ -110,7 +110,7 @@ def _derivatives(
                 h[i] = weight[i] * delta / abs(d) if smooth else 0.0
 
 
-@njit(cache=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
     """Write -Z r and Z diag(h) Z^T, a block of samples at a time."""
     k, n = Z.shape
@@ -137,7 +137,7 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
             hessian[b, a] = hessian[a, b]
 
 
-@njit(cache=True, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, error_model="numpy")
 def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bool:
     """Write the Newton step on the free entries; return whether all of them are independent.
 
@@ -179,7 +179,7 @@ def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bo
     return whole
 
 
-@njit(cache=True, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, error_model="numpy")
 def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
     """Write the inverse of a positive matrix; dependent entries count as nearly so."""
     k = hessian.shape[0]
@@ -212,7 +212,7 @@ def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
             inverse[b, a] = factor[a, b]
 
 
-@njit(cache=True, error_model="numpy", no_cpython_wrapper=True)
+@njit(cache=True, error_model="numpy")
 def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, upper: Any) -> bool:
     """Return whether every sample is on its side, and may go there for ever."""
     for a in range(beta.size):
