@@ -27,6 +27,7 @@ LEVELS = {
     "subset": 4,
     "solving": 5,
     "estimators": 6,
+    "fitting": 6,
     "models": 6,
     "report": 6,
     "training": 6,
@@ -37,6 +38,8 @@ LEVELS = {
 # Same level, allowed: training builds on saved models; the command line lists the experiments.
 SIDEWAYS = {
     ("training", "models"),
+    ("fitting", "models"),
+    ("fitting", "estimators"),
     ("training", "nn"),
     ("cli", "papers"),
     ("solvers", "sets"),
