@@ -23,7 +23,7 @@ Callback = Callable[[int, Mapping[str, Any]], "bool | None"]
 # Exchanges with the best prices that are solved before a support counts as a local optimum.
 TRIALS = 6
 # Perturbations without progress after which a search ends, for the default number of them.
-PATIENCE = 18
+PATIENCE = 48
 KICKS, POPULATION = 1000, 4
 
 

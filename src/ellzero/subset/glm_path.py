@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ellzero.subset.glm_search import LEAST, Search, State
+from ellzero.subset.glm_search import LEAST, Search, Separated, State
 from ellzero.subset.results import Integers
 
+# Numbers that a scan among the units that looked best goes through.
+WORK = 2**16
 # Exchanges that are solved before a search ends.
 CHECKED = 40
 # What a perturbation that leads back to the best counts, against one that leads elsewhere.
-HOME = 3
+HOME = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +70,27 @@ class Path:
         state = self.search.null()
         self._record(len(state.units), state)
         self._up(state)
+        self._sweep()
+        moved = [self._perturb(size) for size in self.sizes]
+        if any(moved):
+            # What one budget learned helps its neighbors.
+            self._sweep()
+        for size in self.sizes:
+            self._compare(size)
+
+    def _sweep(self) -> None:
+        """Shrink and grow through all sizes until nothing changes."""
         if len(self.sizes) > 1:
             for _ in range(3):
                 if not (self._down() | self._up(self.best[min(self.best)])):
                     break
-        for size in self.sizes:
-            self._perturb(size)
 
     def at(self, size: int) -> State:
         """Return the best state of at most a size."""
         return min((s for n, s in self.best.items() if n <= size), key=lambda s: s.value)
 
     def _record(self, size: int, state: State) -> bool:
-        """Keep a state that is the best of its size by more than rounding; return whether it is."""
+        """Keep a state that is better than the best of its size; return whether it is."""
         known = self.best.get(size)
         if known is not None and not state.value < known.value - LEAST * abs(known.value):
             return False
@@ -134,12 +144,13 @@ class Path:
             state = self.best[size]
         return better
 
-    def _perturb(self, size: int) -> None:
-        """Kick the best states of a size until nothing new comes."""
+    def _perturb(self, size: int) -> bool:
+        """Kick the best states of a size until nothing new comes; return whether that helped."""
         search, plan = self.search, self.plan
         free = size - len(search.rules.always)
         if size not in self.best or free < 1 or len(self.best[size].units) < size:
-            return
+            return False
+        before = self.best[size]
         generator = np.random.default_rng(size)
         inner, numbers = self._narrow(size)
         pool = [self._enter(inner, numbers, self.best[size])]
@@ -160,20 +171,40 @@ class Path:
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:
                 continue
-            whole = found if inner is search else search.adopt(found, numbers)
+            whole = found
+            if inner is not search:
+                search.learn(inner, numbers)
+                whole = search.adopt(found, numbers)
             whole = search.descend(whole)
             if self._record(size, whole):
                 idle = 0
                 if inner is not search:
                     inner, numbers = self._narrow(size)
                     pool = [self._enter(inner, numbers, self.best[size])]
+        if inner is not search:
+            search.learn(inner, numbers)
         # Prices are not exact: the last word has more of them solved.
         self._record(size, search.descend(self.best[size], CHECKED))
+        return self.best[size] is not before
+
+    def _compare(self, size: int) -> None:
+        """Raise `Separated` when the loss falls lower where it has no minimizer."""
+        if size not in self.best:
+            return
+        value = self.best[size].value
+        lower = [
+            (infimum, sorted(units))
+            for units, infimum in self.search.receding.items()
+            if len(units) <= size and infimum < value - LEAST * abs(value)
+        ]
+        if lower:
+            raise Separated(tuple(min(lower)[1]))
 
     def _narrow(self, size: int) -> tuple[Search, Integers]:
         """Return the search among the units that looked best so far, and which these are."""
         search = self.search
-        count = max(100, 8 * size)
+        # Few samples make a scan cheap.
+        count = max(100, 8 * size, min(1000, WORK // search.design.n_samples))
         everything = np.arange(search.units.count)
         if search.units.count <= 2 * count:
             return search, everything

@@ -127,10 +127,12 @@ class Search:
         self._rows: dict[int, Floats] = {}
         self._states: dict[frozenset[int], State] = {}
         self._above: dict[frozenset[int], float] = {}
-        few = units.members is None and design.n_features <= FEW
-        self._few = few and design.n_features * design.n_samples <= MEMORY
-        if self._few and not isinstance(design, RowsDesign):
+        small = design.n_features <= FEW and design.n_features * design.n_samples <= MEMORY
+        if small and not isinstance(design, RowsDesign):
             self.design = RowsDesign(design, np.arange(design.n_features))
+        self._few = units.members is None and isinstance(self.design, RowsDesign)
+        # Units on which the loss has no minimizer, with its infimum.
+        self.receding: dict[frozenset[int], float] = {}
         # The best share of the largest score that every unit had in a scan.
         self.interest = np.zeros(units.count)
 
@@ -181,15 +183,20 @@ class Search:
             return known if known.value < stop else None
         if stop <= self._above.get(key, -np.inf):
             return None
-        self.goes_on()
+        if units != tuple(sorted(self.rules.always)):
+            # Without the first state there is nothing to return.
+            self.goes_on()
         self.counts["refits"] += 1
         terms = self._terms(units)
         fit = self.loss.minimize(rows, terms, start, stop)
-        if fit.is_far:
-            loose = terms.ridge == 0
-            ends = fit.status == glm_newton.SEPARATED or fit.value < stop
-            if ends and loose.any() and separates(self.loss, rows, terms, loose):
+        ends = fit.status == glm_newton.SEPARATED or (fit.is_far and fit.value < stop)
+        if ends and self._recedes(units, rows, terms):
+            if fit.status == glm_newton.SEPARATED or not units or key <= self.rules.always:
+                # Nothing can be lower.
                 raise Separated(units)
+            # What others have to be compared with in the end.
+            self.receding[key] = fit.value
+            return None
         if fit.status == glm_newton.ABORTED or not fit.value < stop:
             self._above[key] = stop
             return None
@@ -208,6 +215,15 @@ class Search:
             self._states.clear()
         self._states[key] = state
         return state
+
+    def _recedes(self, units: tuple[int, ...], rows: Floats, terms: Terms) -> bool:
+        """Return whether the loss falls for ever on some units."""
+        loose = terms.ridge == 0
+        if not loose[self.offset :].any():
+            return False
+        if not self.bounded and any(known <= set(units) for known in self.receding):
+            return True
+        return bool(separates(self.loss, rows, terms, loose))
 
     def _per_row(self, units: Sequence[int], values: NDArray[Any]) -> NDArray[Any]:
         return np.repeat(values, self.units.sizes[list(units)])
@@ -279,8 +295,10 @@ class Search:
         best: State | None = None
         order = np.argsort(-gain, kind="stable")
         skip = min(skip, max(0, int((gain > 0).sum()) - 1))
-        order = order[skip : skip + 3]
-        for place in order:
+        order = order[skip : skip + 10]
+        for n, place in enumerate(order):
+            if n >= 3 and (best is not None or not self.receding):
+                break
             # Only those whose price is near the best.
             if not gain[place] > 0 or (best is not None and gain[place] < 0.8 * gain[order[0]]):
                 break
@@ -420,7 +438,18 @@ class Search:
             goes_on=self.goes_on,
         )
         inner.counts = self.counts
+        here = {int(u): a for a, u in enumerate(units)}
+        inner.receding = {
+            frozenset(here[u] for u in key): value
+            for key, value in self.receding.items()
+            if all(u in here for u in key)
+        }
         return inner
+
+    def learn(self, inner: Search, units: NDArray[np.int64]) -> None:
+        """Take over where a search among some units found that there is no minimizer."""
+        for key, value in inner.receding.items():
+            self.receding[frozenset(int(units[u]) for u in key)] = value
 
     def adopt(self, state: State, units: NDArray[np.int64]) -> State:
         """Return a state of a search among some units as one of this search."""
