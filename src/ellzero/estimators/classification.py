@@ -172,7 +172,7 @@ class L0Classifier(AbstractClassifier):
     >>> y = np.where(X[:, 3] - X[:, 8] + 0.5 * rng.logistic(size=300) > 0, "yes", "no")
     >>> model = L0Classifier().fit(X, y)
     >>> model.support_.tolist(), model.predict(X[:3]).tolist()
-    ([3, 8], ['no', 'yes', 'no'])
+    ([3, 8], ['yes', 'yes', 'no'])
     """
 
     def __init__(
