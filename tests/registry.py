@@ -374,6 +374,25 @@ SOLVERS = [
         recovers=True,
     ),
     SolverEntry(
+        solvers.SubsetSearch,
+        {"default": solvers.SubsetSearch, "no-kicks": lambda: solvers.SubsetSearch(kicks=0)},
+        (
+            Wrong(
+                lambda: solvers.SubsetSearch(kicks=-1),
+                "`kicks` must be an integer of at least 0, got -1.",
+            ),
+        ),
+        takes=QUADRATIC,
+        refuses={
+            "module": _not("a quadratic objective", "ModuleLoss"),
+            "logistic": _not("a quadratic objective", "Logistic"),
+            "groups": EXCHANGES,
+            "bounded-ball": NO_SIDE,
+            "ball-and-l1": NO_PENALTY,
+        },
+        recovers=True,
+    ),
+    SolverEntry(
         solvers.BranchAndBound,
         {"few-starts": lambda: solvers.BranchAndBound(n_starts=2)},
         (

@@ -77,6 +77,14 @@ class AbstractSmoothObjective(AbstractConvexObjective):
     def curvature_bound(self) -> CurvatureBound:
         """Return a matrix that is above the Hessian at every point."""
 
+    def curvature_diagonal(self) -> Tensor:
+        """Return the diagonal of the curvature bound, shape (n,)."""
+        return self.curvature_bound().diagonal()
+
+    def curvature_rows(self, index: Tensor) -> Tensor:
+        """Return rows of the curvature bound: shape (m,) gives (m, n)."""
+        return self.curvature_bound().rows(index)
+
 
 class AbstractQuadraticObjective(AbstractSmoothObjective):
     """Convex quadratic objective."""

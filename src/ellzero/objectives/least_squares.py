@@ -105,10 +105,22 @@ class LeastSquares(AbstractBoundedLinearLoss, AbstractQuadraticObjective):
 
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
-        if self._gram is None and self._X.shape[1] > linear.DENSE_LIMIT:
+        # Blocks that are smaller than the whole matrix come from the columns themselves.
+        if self._gram is None and index.numel() * index.shape[-1] < self._X.shape[1] ** 2:
             return super().hessian_on(params, index)
         dtype = torch.promote_types(params["coef"].dtype, self._X.dtype)
         return self.curvature_bound().submatrix(index).to(dtype)
+
+    @override
+    def _hessian_block(self, params: Params, index: Tensor) -> Tensor:
+        # The same at every point.
+        output, column = self._entries(index)
+        dtype = torch.promote_types(params["coef"].dtype, self._X.dtype)
+        gathered = self._gather_columns(column, dtype)
+        block = gathered @ self._weighted(gathered.transpose(1, 2))
+        if self._n_outputs > 1:
+            block = block * (output.unsqueeze(2) == output.unsqueeze(1))
+        return block + torch.diag_embed(self._ridge_of(index).to(block.dtype))
 
     @override
     def _output_bound(self) -> Tensor:

@@ -55,6 +55,7 @@ class AbstractLinearLoss(AbstractLinearObjective):
         self._ridge = check_ridge(ridge, self.init_params())
         self._gram: Tensor | None = None
         self._spectrum: Tensor | None = None
+        self._largest: float | None = None
 
     @property
     def n_samples(self) -> int:
@@ -297,6 +298,11 @@ class AbstractLinearLoss(AbstractLinearObjective):
 
     def _largest_eigenvalue(self) -> float:
         """Return the largest eigenvalue of X^T W X, or a number above it."""
+        if self._largest is None:
+            self._largest = self._bound_eigenvalue()
+        return self._largest
+
+    def _bound_eigenvalue(self) -> float:
         n, p = self._X.shape
         if self._spectrum is None and min(n, p) > DENSE_LIMIT:
             # ||X||_2^2 <= ||X||_1 ||X||_inf
@@ -376,3 +382,43 @@ class AbstractBoundedLinearLoss(AbstractLinearLoss, AbstractSmoothObjective):
             ridge=self._ridge_of(every),
             attained=self._bound_is_attained(),
         )
+
+    @override
+    def curvature_diagonal(self) -> Tensor:
+        n, p = self._X.shape
+        squares = torch.ones(p + 1, dtype=torch.float64, device=self._X.device)
+        if self._share is None:
+            norms = torch.linalg.vector_norm(self._X, dim=0, dtype=torch.float64)
+            squares[:p] = norms.square() / n
+        else:
+            # A few rows at a time, so that a piece stays in a near cache.
+            step = max(1, 2**18 // max(1, p))
+            squares[:p] = 0.0
+            for start in range(0, n, step):
+                piece = self._X[start : start + step].double()
+                squares[:p] += self._share[start : start + step, 0] @ piece.square()
+        every = torch.arange(named.size(self.init_params()), device=self._X.device)
+        output, column = self._entries(every)
+        left = self._output_bound().diagonal()
+        return left[output] * squares[column] + self._ridge_of(every)
+
+    @override
+    def curvature_rows(self, index: Tensor) -> Tensor:
+        n, p = self._X.shape
+        output, column = self._entries(index)
+        taken = self._weighted(self._gather_columns(column, torch.float64).T).T
+        products = taken.new_empty(index.shape[0], p + 1)
+        products[:, p] = taken.sum(1)
+        step = max(1, CHUNK // max(1, n))
+        for start in range(0, p, step):
+            stop = min(p, start + step)
+            products[:, start:stop] = taken @ self._X[:, start:stop].double()
+        every = torch.arange(named.size(self.init_params()), device=self._X.device)
+        outputs, columns = self._entries(every)
+        rows = products[:, columns]
+        if self._n_outputs > 1:
+            rows = rows * self._output_bound()[output][:, outputs]
+        else:
+            rows = rows * self._output_bound()[0, 0]
+        ridge = self._ridge_of(index).unsqueeze(1)
+        return rows.scatter_add(1, index.unsqueeze(1), ridge)
