@@ -117,7 +117,7 @@ class _Parts:
             if others.size < chosen.size:
                 np.subtract(self._total[j], parts[others[0]] if others.size else 0.0, out=row)
                 for f in others[1:]:
-                    row -= parts[f]
+                    np.subtract(row, parts[f], out=row)
             else:
                 np.sum(parts[chosen], axis=0, out=row)
         return out
