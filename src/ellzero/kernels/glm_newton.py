@@ -19,6 +19,10 @@ BLOCK = 512
 # Change of a score by the last step beyond which a minimizer may lie at infinity: there a Newton
 # step changes scores by about 1 for ever, while the value stays.
 FAR_STEP = 1e-2
+# Relative decrease by a Newton step after which the next one would be below rounding.
+LAST = 1e-9
+# How many times the predicted decrease may still come, near a minimizer and elsewhere.
+NEAR, WIDE = 2.0, 10.0
 # Share of a column that must lie outside the span of the others.
 PIVOT = 1e-11
 # Sums may be reordered; NaN and infinities keep their meaning.
@@ -44,7 +48,7 @@ def _loss(kind: int, u: float, y: float, delta: float) -> float:
     return 0.5 * r * r if r <= delta else delta * (r - 0.5 * delta)
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _scores(Z: Any, beta: Any, u: Any) -> None:
     """Write Z^T beta."""
     u[:] = 0.0
@@ -56,7 +60,7 @@ def _scores(Z: Any, beta: Any, u: Any) -> None:
                 u[i] += b * row[i]
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     """Return the weighted sum of the losses."""
     total = 0.0
@@ -65,7 +69,19 @@ def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     return total
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, error_model="numpy")
+def _value(
+    kind: int, Z: Any, y: Any, weight: Any, ridge: Any, delta: float, beta: Any, u: Any
+) -> float:
+    """Write the scores and return the value there."""
+    _scores(Z, beta, u)
+    value = _total(kind, u, y, weight, delta)
+    for a in range(beta.size):
+        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    return float(value)
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _derivatives(
     kind: int, u: Any, y: Any, weight: Any, delta: float, smooth: bool, r: Any, h: Any
 ) -> None:
@@ -94,7 +110,7 @@ def _derivatives(
                 h[i] = weight[i] * delta / abs(d) if smooth else 0.0
 
 
-@njit(cache=True, fastmath=FAST)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
     """Write -Z r and Z diag(h) Z^T, a block of samples at a time."""
     k, n = Z.shape
@@ -121,7 +137,7 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
             hessian[b, a] = hessian[a, b]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bool:
     """Write the Newton step on the free entries; return whether all of them are independent.
 
@@ -163,7 +179,40 @@ def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bo
     return whole
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
+    """Write the inverse of a positive matrix; dependent entries count as nearly so."""
+    k = hessian.shape[0]
+    for a in range(k):
+        for b in range(a + 1):
+            total = hessian[a, b]
+            for c in range(b):
+                total -= factor[a, c] * factor[b, c]
+            if b < a:
+                factor[a, b] = total / factor[b, b]
+            else:
+                least = PIVOT * hessian[a, a]
+                factor[a, a] = math.sqrt(max(total, least)) if least > 0.0 else 1.0
+    # The inverse of the factor, then its product with itself.
+    for a in range(k):
+        for b in range(a + 1):
+            total = 1.0 if a == b else 0.0
+            for c in range(b, a):
+                total -= factor[a, c] * inverse[b, c]
+            inverse[b, a] = total / factor[a, a]
+    for a in range(k):
+        for b in range(a, k):
+            total = 0.0
+            for c in range(b, k):
+                total += inverse[a, c] * inverse[b, c]
+            factor[a, b] = total
+    for a in range(k):
+        for b in range(a, k):
+            inverse[a, b] = factor[a, b]
+            inverse[b, a] = factor[a, b]
+
+
+@njit(cache=True, error_model="numpy")
 def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, upper: Any) -> bool:
     """Return whether every sample is on its side, and may go there for ever."""
     for a in range(beta.size):
@@ -176,7 +225,7 @@ def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, u
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def minimize(
     kind: int,
     Z: Any,
@@ -192,7 +241,7 @@ def minimize(
     beta: Any,
     r: Any,
     h: Any,
-    hessian: Any,
+    inverse: Any,
 ) -> Any:
     r"""Minimize a mean loss plus ridge over the coefficients of a few columns.
 
@@ -221,8 +270,8 @@ def minimize(
         The start; receives the minimizer.
     r, h : array of shape (n,)
         Receive the weighted negative gradient and curvature of every sample.
-    hessian : array of shape (k, k)
-        Receives ``Z diag(h) Z^T + diag(ridge)``.
+    inverse : array of shape (k, k)
+        Receives the inverse of ``Z diag(h) Z^T + diag(ridge)`` at, or just before, the minimizer.
 
     Returns
     -------
@@ -241,15 +290,24 @@ def minimize(
     gradient = np.empty(k)
     step = np.empty(k)
     factor = np.zeros((k, k))
+    hessian = np.empty((k, k))
     free = np.ones(k, np.bool_)
     for a in range(k):
         beta[a] = min(max(beta[a], lower[a]), upper[a])
-    _scores(Z, beta, u)
-    value = _total(kind, u, y, weight, delta)
-    for a in range(k):
-        value += 0.5 * ridge[a] * beta[a] * beta[a]
+    value = _value(kind, Z, y, weight, ridge, delta, beta, u)
+    while kind == POISSON:
+        # From scores far too high Newton steps come down by 1 only, or overflow.
+        for a in range(k):
+            trial[a] = 0.5 * beta[a]
+        value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
+        if value_there >= value and not math.isinf(value):
+            break
+        beta[:] = trial
+        u[:] = trial_u
+        value = value_there
     status = LIMIT
     n_iter = 0
+    before = 0.0
     smooth = False
     while True:
         _derivatives(kind, u, y, weight, delta, smooth, r, h)
@@ -276,9 +334,12 @@ def minimize(
             break
         if n_iter >= max_iter:
             break
-        if n_iter > 0 and value - 2.5 * decrement > stop:
+        # Where steps shrink fast, the quadratic model tells what is still to come.
+        trust = NEAR if decrement < 0.1 * before else WIDE
+        if value - trust * decrement > stop:
             status = ABORTED
             break
+        before = decrement
         length = 1.0
         accepted = False
         for attempt in range(60):
@@ -286,10 +347,7 @@ def minimize(
             for a in range(k):
                 trial[a] = min(max(beta[a] + length * step[a], lower[a]), upper[a])
                 moved -= gradient[a] * (trial[a] - beta[a])
-            _scores(Z, trial, trial_u)
-            value_there = _total(kind, trial_u, y, weight, delta)
-            for a in range(k):
-                value_there += 0.5 * ridge[a] * trial[a] * trial[a]
+            value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
             if value_there <= value - 1e-4 * moved:
                 accepted = True
                 break
@@ -305,21 +363,29 @@ def minimize(
             status = CONVERGED
             break
         n_iter += 1
+        last = length == 1.0 and not smooth and decrement <= LAST * abs(value_there)
         smooth = False
         value = value_there
         for a in range(k):
             beta[a] = trial[a]
         for i in range(n):
             u[i] = trial_u[i]
+        if last and kind != HUBER:
+            _derivatives(kind, u, y, weight, delta, smooth, r, h)
+            status = CONVERGED
+            break
     if kind == HUBER:
-        _derivatives(kind, u, y, weight, delta, True, r, h)
+        smooth = True
+        _derivatives(kind, u, y, weight, delta, smooth, r, h)
         _products(Z, r, h, gradient, hessian)
         for a in range(k):
             hessian[a, a] += ridge[a]
-    elif status == CONVERGED or status == LIMIT:
+    elif status != ABORTED and status != SEPARATED:  # noqa: PLR1714 - compiles in less time
         _scores(Z, step, trial_u)
         for i in range(n):
             if weight[i] > 0.0 and abs(trial_u[i]) > FAR_STEP:
                 status = FAR
                 break
+    if status != ABORTED:
+        _invert(hessian, factor, inverse)
     return value, status, n_iter

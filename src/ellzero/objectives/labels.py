@@ -36,17 +36,29 @@ def find_classes(y: Any, n_samples: int) -> tuple[Tensor, Tensor]:
     return classes, codes
 
 
-def separates(differences: Tensor) -> bool:
+def separates(differences: Tensor | Any, lower: Any = None, upper: Any = None) -> bool:
     """Return whether some d has ``differences @ d >= 0`` with at least one strict inequality.
 
-    Also True when rounding leaves it open, so that False is safe to build on.
+    Parameters
+    ----------
+    differences : Tensor or ndarray of shape (m, n)
+        One row for each inequality.
+    lower, upper : ndarray of shape (n,) or None, default=None
+        Zero or infinite bounds on d; None means that there are none.
+
+    Returns
+    -------
+    bool
+        True also when rounding leaves it open, so that False is safe to build on.
     """
     import numpy as np
     from scipy import optimize
 
     linprog: Any = optimize.linprog  # type: ignore[attr-defined]
 
-    A = np.asarray(differences.detach().to("cpu", torch.float64))
+    if isinstance(differences, Tensor):
+        differences = differences.detach().to("cpu", torch.float64)
+    A = np.asarray(differences)
     A = np.unique(A[np.abs(A).max(axis=1, initial=0.0) > 0], axis=0)
     if A.size == 0:
         return False
@@ -54,13 +66,15 @@ def separates(differences: Tensor) -> bool:
     A = A / np.abs(A).max(axis=1, keepdims=True)
     A = A / np.where(np.abs(A).max(axis=0) > 0, np.abs(A).max(axis=0), 1.0)
     m, n = A.shape
+    low = np.full(n, -np.inf) if lower is None else lower
+    high = np.full(n, np.inf) if upper is None else upper
     # Scale d so that the largest margin is 1: then the sum of margins is at least 1 when such a
     # direction exists, and 0 when there is none.
     result = linprog(
         -A.sum(0),
         A_ub=np.vstack([-A, A]),
         b_ub=np.concatenate([np.zeros(m), np.ones(m)]),
-        bounds=[(None, None)] * n,
+        bounds=np.stack([low, high], axis=1),
         method="highs",
     )
     return not (result.status == 0 and -result.fun < 0.5)
