@@ -28,6 +28,7 @@ LEVELS = {
     "solving": 5,
     "estimators": 6,
     "models": 6,
+    "sensing": 6,
     "report": 6,
     "training": 6,
     "nn": 6,
