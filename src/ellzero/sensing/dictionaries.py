@@ -21,6 +21,8 @@ Integers = NDArray[np.int64]
 DENSE_LIMIT = 2**25
 # Rows of which products are orthogonal to this accuracy are taken to be so.
 ORTHOGONAL = 1e-10
+# Mean square of products of atoms, relative to that of random ones, up to which they pass for them.
+LIKE_RANDOM = 0.1
 # A pivot of QR below this share of the first is a dependent atom.
 DEPENDENT = 1e-11
 
@@ -131,6 +133,17 @@ class Dictionary:
         image = self.times(self.adjoint(probe))
         scale = (probe * image).sum() / (probe * probe).sum()
         return bool(np.abs(image - scale * probe).max() <= ORTHOGONAL * scale * np.abs(probe).max())
+
+    @cached_property
+    def looks_independent(self) -> bool:
+        """Whether the products of atoms are as small as those of independent entries.
+
+        Compares an estimate of the mean square of ``D.T @ D`` with that of random atoms.
+        """
+        probe = np.random.default_rng(2).standard_normal((self.n_atoms, 4))
+        image = self.adjoint(self.times(probe))
+        mean = float(np.square(image).sum() / np.square(probe).sum())
+        return abs(mean / (1 + (self.n_atoms - 1) / self.n_samples) - 1) < LIKE_RANDOM
 
     @cached_property
     def spectrum(self) -> Spectrum | None:

@@ -22,8 +22,12 @@ Prior = Literal["gaussian", "pair"]
 
 # Effective noise below this share of the mean square of the signal is rounding.
 FLOOR = 1e-28
-# Change of the estimate, relative, at which an iteration has settled.
+# Change of the estimate, relative, at which an iteration has settled,
 SETTLED = 1e-5
+# or relative to the error that remains by its own account, once that is small.
+SHARE_OF_ERROR = 3e-3
+# Expected relative squared error up to which an estimate is taken to have found the signal.
+BELIEVED = 0.05
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,14 @@ def _empty(n_atoms: int, m: int) -> Estimate:
     )
 
 
-def _change(new: Floats, old: Floats) -> Floats:
-    length = np.sqrt(np.einsum("ij,ij->j", new, new))
+def _judge(new: Floats, old: Floats, variance: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the expected relative squared error, and where the estimate has settled."""
+    square = np.maximum(np.einsum("ij,ij->j", new, new), 1e-300)
     move = new - old
-    return np.sqrt(np.einsum("ij,ij->j", move, move)) / np.maximum(length, 1e-300)
+    change = np.sqrt(np.einsum("ij,ij->j", move, move) / square)
+    error = variance.sum(0) / square
+    near = (error < BELIEVED) & (change < SHARE_OF_ERROR * np.sqrt(error))
+    return error, near | (change < SETTLED)
 
 
 def vector_amp(
@@ -264,16 +272,15 @@ def vector_amp(
         total = sure1 / mass
         sure2 = np.clip(total - sure1, 1e-12 / power, 1e22 / power)
         second = (total * mean - sure1 * message) / sure2
-        settled = _change(mean, old) < SETTLED
+        error, settled = _judge(mean, old, variance)
         broken = ~np.isfinite(mean).all(0)
         ended = settled | broken | (it + 1 == max_iter)
         if ended.any():
             where = active[ended]
-            size = np.maximum(np.einsum("ij,ij->j", mean, mean), 1e-300)
             out.mean[:, where] = np.where(broken, 0.0, mean)[:, ended]
             out.inclusion[:, where] = np.where(broken, 0.0, inclusion)[:, ended]
             out.noise[where] = hiss[ended]
-            out.error[where] = np.where(broken, np.inf, variance.sum(0) / size)[ended]
+            out.error[where] = np.where(broken, np.inf, error)[ended]
             out.n_iter[where] = it + 1
             out.settled[where] = (settled & ~broken)[ended]
             if ended.all():
@@ -348,17 +355,16 @@ def amp(
         mean, variance, inclusion, belief = _denoise(message, spread, belief, n_nonzero is None)
         reaction = variance.sum(0) / spread / n
         fresh = y - dictionary.times(mean) + reaction * residual
-        settled = _change(mean, point) < SETTLED
+        error, settled = _judge(mean, point, variance)
         broken = ~(np.isfinite(mean).all(0) & np.isfinite(fresh).all(0))
         broken |= spread > 1e6 * energy
         ended = settled | broken | (it + 1 == max_iter)
         if ended.any():
             where = active[ended]
-            size = np.maximum(np.einsum("ij,ij->j", mean, mean), 1e-300)
             out.mean[:, where] = np.where(broken, 0.0, mean)[:, ended]
             out.inclusion[:, where] = np.where(broken, 0.0, inclusion)[:, ended]
             out.noise[where] = np.maximum(spread - variance.sum(0) / n, floor)[ended]
-            out.error[where] = np.where(broken, np.inf, variance.sum(0) / size)[ended]
+            out.error[where] = np.where(broken, np.inf, error)[ended]
             out.n_iter[where] = it + 1
             out.settled[where] = (settled & ~broken)[ended]
             if ended.all():

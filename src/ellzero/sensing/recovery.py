@@ -21,7 +21,7 @@ from ellzero.sensing.dictionaries import (
     make_dictionary,
     to_array,
 )
-from ellzero.sensing.message_passing import Estimate, amp, vector_amp
+from ellzero.sensing.message_passing import BELIEVED, Estimate, amp, vector_amp
 from ellzero.sensing.proof import prove
 from ellzero.sensing.pursuits import basis_pursuit, by_solver, forward_backward, largest
 from ellzero.solvers import HTP, NIHT, OMP, CoSaMP, SubspacePursuit
@@ -32,10 +32,12 @@ SOLVERS = ("amp", "vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp", "bp")
 BY_PRODUCTS = ("amp",)
 # Residual, relative to the signal, that counts as zero in a search: by the precision of the data.
 ZERO = {8: 1e-9, 4: 3e-6, 2: 3e-3}
-# Expected relative squared error up to which message passing is believed in noise.
-BELIEVED = 0.05
 # Coefficients below this share of the largest are rounding where the residual is zero.
 ROUNDING = 1e-9
+# Share of the largest coefficient above which basis pursuit means a nonzero.
+SMALL = 1e-3
+# Samples from which independent entries behave as in the limit.
+TYPICAL = 200
 
 
 @dataclass(slots=True)
@@ -148,42 +150,53 @@ def _keep(case: _Case, best: list[_Answer], j: int, answer: _Answer) -> None:
         best[j] = answer
 
 
-def _greedy_stage(case: _Case, y: Floats, start: _Answer, stage: str) -> _Answer:
-    n_nonzero = case.n_nonzero
+def _one_stage(case: _Case, y: Floats, start: _Answer, stage: str) -> _Answer:
+    """Run a stage that treats one signal at a time."""
+    dictionary, n_nonzero = case.dictionary, case.n_nonzero
+    most = dictionary.n_samples if n_nonzero is None else n_nonzero
+    allowed = case.length_of_noise() or 0.0
     if stage == "fbp":
-        stop = max(case.zero, case.length_of_noise() or 0.0)
-        coef, n_iter = forward_backward(
-            case.dictionary, y, n_nonzero, residual=stop, net=3 if start.stage else 1
-        )
+        stop = max(case.zero, allowed)
+        coef, n_iter = forward_backward(dictionary, y, n_nonzero, residual=stop, net=3)
+    elif stage == "bp":
+        coef, n_iter = basis_pursuit(dictionary, y, radius=allowed)
+        if n_nonzero is None:
+            most = int((np.abs(coef) > SMALL * np.abs(coef).max()).sum())
     else:
-        assert n_nonzero is not None
-        point = np.zeros(case.dictionary.n_atoms)
+        point = np.zeros(dictionary.n_atoms)
         point[start.support] = start.coef
-        solver = SubspacePursuit()
-        coef, n_iter = by_solver(case.dictionary, y, n_nonzero, solver, point)
-    most = case.dictionary.n_samples if n_nonzero is None else n_nonzero
+        coef, n_iter = by_solver(dictionary, y, most, SubspacePursuit(), point)
     return case.answer(y, largest(coef, most), stage, n_iter)
 
 
 def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
     """Run one stage after the other until the residual is explained."""
-    m = signals.shape[1]
+    dictionary = case.dictionary
     none = np.zeros(0, np.int64)
-    best = [_Answer(none, np.zeros(0), float("inf"), "", 0) for _ in range(m)]
-    if case.dictionary.spectrum is not None:
-        _pass_messages(case, signals, best, vector_amp, "vamp")
-        _pass_messages(case, signals, best, vector_amp, "vamp gaussian", prior="gaussian")
-        _pass_messages(case, signals, best, vector_amp, "vamp damped", damping=0.4, max_iter=400)
-    else:
-        _pass_messages(case, signals, best, amp, "amp")
-        _pass_messages(case, signals, best, amp, "amp damped", damping=0.4, max_iter=800)
-    if case.dictionary.matrix is None:
+    best = [
+        _Answer(none, np.zeros(0), float("inf"), "", 0) for _ in range(signals.shape[1])
+    ]
+    # Where the theory of message passing holds, no other stage has been seen to add anything.
+    typical = dictionary.looks_independent and dictionary.n_samples >= TYPICAL
+    if dictionary.looks_independent or dictionary.spectrum is None:
+        _pass_messages(case, signals, best, amp, "amp", max_iter=150)
+        if all(answer.accepted for answer in best):
+            return best
+    if dictionary.spectrum is None:
+        _pass_messages(case, signals, best, amp, "amp damped", damping=0.3, max_iter=800)
         return best
-    for j in range(m):
-        for stage in ("sp", "fbp"):
-            if best[j].accepted or (stage == "sp" and case.n_nonzero is None):
-                continue
-            _keep(case, best, j, _greedy_stage(case, signals[:, j], best[j], stage))
+    if not typical:
+        _pass_messages(case, signals, best, vector_amp, "vamp")
+    _pass_messages(case, signals, best, vector_amp, "vamp damped", damping=0.4, max_iter=300)
+    if dictionary.matrix is None:
+        return best
+    stages = ["fbp"] if typical else ["fbp", "sp", "bp"]
+    if case.n_nonzero is None:
+        stages = [stage for stage in stages if stage != "sp"]
+    for j in range(signals.shape[1]):
+        for stage in stages:
+            if not best[j].accepted:
+                _keep(case, best, j, _one_stage(case, signals[:, j], best[j], stage))
     return best
 
 
@@ -213,8 +226,10 @@ def _named(case: _Case, signals: Floats, solver: str) -> list[_Answer]:
 def _solve_one(case: _Case, y: Floats, solver: str) -> _Answer:
     dictionary, n_nonzero = case.dictionary, case.n_nonzero
     if solver == "fbp":
-        none = _Answer(np.zeros(0, np.int64), np.zeros(0), float("inf"), "", 0)
-        return _greedy_stage(case, y, none, "fbp")
+        stop = max(case.zero, case.length_of_noise() or 0.0)
+        coef, n_iter = forward_backward(dictionary, y, n_nonzero, residual=stop)
+        most = dictionary.n_samples if n_nonzero is None else n_nonzero
+        return case.answer(y, largest(coef, most), solver, n_iter)
     if n_nonzero is None:
         n_nonzero = _guess(case, y)
     if solver == "bp":
