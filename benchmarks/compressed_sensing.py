@@ -142,9 +142,11 @@ def show(rows):
                 elif "recovered" in found:
                     cells.append(f"{found['recovered']} of {item['trials']}")
                 else:
-                    cells.append("{:.2f} ({:.2f} to {:.2f})".format(
-                        found["ratio_median"], *found["ratio_range"]
-                    ))
+                    cells.append(
+                        "{:.2f} ({:.2f} to {:.2f})".format(
+                            found["ratio_median"], *found["ratio_range"]
+                        )
+                    )
             head = f"{item['law']:9} {item['level']:10} k={item['k']:<4}"
             print(f"{head:27}" + "".join(f"{cell:>22}" for cell in cells))
 

@@ -132,7 +132,9 @@ class Dictionary:
         probe = np.random.default_rng(1).standard_normal((self.n_samples, 2))
         image = self.times(self.adjoint(probe))
         scale = (probe * image).sum() / (probe * probe).sum()
-        return bool(np.abs(image - scale * probe).max() <= ORTHOGONAL * scale * np.abs(probe).max())
+        return bool(
+            np.abs(image - scale * probe).max() <= ORTHOGONAL * scale * np.abs(probe).max()
+        )
 
     @cached_property
     def looks_independent(self) -> bool:
@@ -256,8 +258,12 @@ def _from_operator(given: Any) -> Dictionary:
     if isinstance(given, LinearOperator):
         operator = given
     else:
+        # scipy passes columns of shape (n, 1) for one vector of several.
         operator = LinearOperator(
-            shape, matvec=given.matvec, rmatvec=given.rmatvec, dtype=np.float64
+            shape,
+            matvec=lambda x: given.matvec(np.ravel(x)),
+            rmatvec=lambda r: given.rmatvec(np.ravel(r)),
+            dtype=np.float64,
         )
     if np.dtype(operator.dtype or np.float64).kind == "c":
         raise InvalidParameterError(

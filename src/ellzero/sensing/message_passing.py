@@ -265,9 +265,7 @@ def vector_amp(
             spread = damping / np.sqrt(fresh) + (1 - damping) / np.sqrt(sure1)
             sure1 = 1 / spread**2
         old = mean
-        mean, variance, inclusion, belief = _denoise(
-            message, 1 / sure1, belief, n_nonzero is None
-        )
+        mean, variance, inclusion, belief = _denoise(message, 1 / sure1, belief, n_nonzero is None)
         mass = np.clip(variance.mean(0) * sure1, 1e-12, 1 - 1e-9)
         total = sure1 / mass
         sure2 = np.clip(total - sure1, 1e-12 / power, 1e22 / power)

@@ -147,12 +147,8 @@ def prove(
         (float(np.abs(slope[s, j]).max(initial=0.0)) for j, (s, _) in enumerate(answers)),
         default=0.0,
     )
-    checks.append(
-        Check("largest correlation on the support, least squares", on, ORTHOGONAL)
-    )
-    bounds = np.array(
-        [_rounding(dictionary, y[:, j], s, c) for j, (s, c) in enumerate(answers)]
-    )
+    checks.append(Check("largest correlation on the support, least squares", on, ORTHOGONAL))
+    bounds = np.array([_rounding(dictionary, y[:, j], s, c) for j, (s, c) in enumerate(answers)])
     worst = int(np.argmax(lengths - bounds))
     zero = Check(
         "length of the residual over that of the signal, against rounding",

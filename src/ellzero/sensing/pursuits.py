@@ -223,7 +223,7 @@ def basis_pursuit(
     z = np.zeros_like(x)
     dual = np.zeros_like(x)
     n_iter = 0
-    for n_iter in range(1, max_iter + 1):  # noqa: B007
+    for n_iter in range(1, max_iter + 1):
         x = _nearest(z - dual, dictionary, y, spectrum, radius)
         before = z
         moved = x + dual
