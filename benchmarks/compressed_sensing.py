@@ -5,8 +5,8 @@ Run ``python benchmarks/compressed_sensing.py``; it writes
 Every method is given the budget k, and in noise the true length of the noise where it can use it;
 its k largest entries are fitted by least squares before they are judged, so only the support
 counts. A noiseless recovery has a relative error of at most 1e-4 and the planted support; in noise
-the error is divided by that of least squares on the planted support. Processor seconds, one thread,
-methods in turns; the fit is outside of the time.
+the error is divided by that of least squares on the planted support. Processor seconds, methods in
+turns; the fit is outside of the time. Set ``OMP_NUM_THREADS=1`` for one thread.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import spgl1
-from sklearn.linear_model import orthogonal_mp
+from sklearn.linear_model import orthogonal_mp  # noqa: TID253
 
 from ellzero.sensing import recover
 
@@ -95,7 +95,7 @@ def judge(dictionary, y, planted, coef, k):
 def row(calls, law, level, k, trials):
     """Return one row of the table."""
     seconds = {name: [] for name in calls}
-    errors, ratios, hits = (dict((name, []) for name in calls) for _ in range(3))
+    errors, ratios, hits = ({name: [] for name in calls} for _ in range(3))
     for trial in range(trials):
         dictionary, y, planted, length = instance(law, k, LEVELS[level], trial)
         for name, call in calls.items():

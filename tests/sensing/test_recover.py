@@ -245,7 +245,7 @@ def test_solvers_that_need_entries_say_so(monkeypatch):
 
 @pytest.mark.parametrize("solver", [None, "amp", "vamp", "fbp", "bp", "niht"])
 def test_a_batch_is_its_signals(solver):
-    D, first, x = planted(8)
+    D, first, _ = planted(8)
     generator = np.random.default_rng(9)
     others = np.zeros((200, 3))
     for j, k in enumerate((3, 8, 20)):

@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
-from scipy.sparse import issparse
-from scipy.sparse.linalg import LinearOperator, lsmr
+from scipy.sparse import linalg as sparse_linalg
 
 from ellzero.errors import InvalidParameterError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+# The annotations of scipy do not know how operators are built.
+_sparse: Any = sparse_linalg
+
 # Numbers up to which an operator is written out as a matrix: 256 MiB in float64.
 DENSE_LIMIT = 2**25
 # Rows of which products are orthogonal to this accuracy are taken to be so.
 ORTHOGONAL = 1e-10
-# Mean square of products of atoms, relative to that of random ones, up to which they pass for them.
+# Relative distance of the mean square product of atoms from that of random ones, to pass for them.
 LIKE_RANDOM = 0.1
 # A pivot of QR below this share of the first is a dependent atom.
 DEPENDENT = 1e-11
@@ -103,12 +105,14 @@ class Dictionary:
         """Return D x of shape (n_samples, m), for x of shape (n_atoms, m)."""
         if self.matrix is not None:
             return self.matrix @ coef
+        assert self._operator is not None
         return np.asarray(self._operator.matmat(coef / self.lengths[:, None]), np.float64)
 
     def adjoint(self, residual: Floats) -> Floats:
         """Return the correlations with every atom, (n_atoms, m), for (n_samples, m)."""
         if self.matrix is not None:
             return self.matrix.T @ residual
+        assert self._operator is not None
         product = np.asarray(self._operator.rmatmat(residual), np.float64)
         return product / self.lengths[:, None]
 
@@ -132,9 +136,8 @@ class Dictionary:
         probe = np.random.default_rng(1).standard_normal((self.n_samples, 2))
         image = self.times(self.adjoint(probe))
         scale = (probe * image).sum() / (probe * probe).sum()
-        return bool(
-            np.abs(image - scale * probe).max() <= ORTHOGONAL * scale * np.abs(probe).max()
-        )
+        away = float(np.abs(image - scale * probe).max())
+        return bool(away <= ORTHOGONAL * float(scale * np.abs(probe).max()))
 
     @cached_property
     def looks_independent(self) -> bool:
@@ -145,7 +148,8 @@ class Dictionary:
         probe = np.random.default_rng(2).standard_normal((self.n_atoms, 4))
         image = self.adjoint(self.times(probe))
         mean = float(np.square(image).sum() / np.square(probe).sum())
-        return abs(mean / (1 + (self.n_atoms - 1) / self.n_samples) - 1) < LIKE_RANDOM
+        random = 1 + (self.n_atoms - 1) / self.n_samples
+        return bool(abs(mean / random - 1) < LIKE_RANDOM)
 
     @cached_property
     def spectrum(self) -> Spectrum | None:
@@ -180,7 +184,7 @@ class Dictionary:
             q, r, order = linalg.qr(columns, mode="economic", pivoting=True, check_finite=False)
             pivots = np.abs(np.diag(r))
             rank = int((pivots > DEPENDENT * pivots[0]).sum())
-            out = np.zeros(k)
+            out: Floats = np.zeros(k)
             for _ in range(2):
                 # The first pass solves, the second refines.
                 short = q[:, :rank].T @ (y - columns @ out)
@@ -196,9 +200,9 @@ class Dictionary:
         def correlate(residual: Floats) -> Floats:
             return self.adjoint(residual[:, None])[support, 0]
 
-        part = LinearOperator((self.n_samples, k), matvec=restricted, rmatvec=correlate)
-        found = lsmr(part, y, atol=1e-15, btol=1e-15, conlim=0, maxiter=10 * k + 100)[0]
-        return np.asarray(found, np.float64)
+        part = _sparse.LinearOperator((self.n_samples, k), matvec=restricted, rmatvec=correlate)
+        found = _sparse.lsmr(part, y, atol=1e-15, btol=1e-15, conlim=0, maxiter=10 * k + 100)[0]
+        return np.asarray(found, dtype=np.float64)
 
 
 def make_dictionary(given: Any) -> Dictionary:
@@ -221,7 +225,7 @@ def make_dictionary(given: Any) -> Dictionary:
     """
     if _is_operator(given):
         return _from_operator(given)
-    if issparse(given):
+    if hasattr(given, "toarray"):
         given = given.toarray()
     matrix = to_array(given)
     if matrix.ndim != 2:
@@ -255,11 +259,11 @@ def _from_operator(given: Any) -> Dictionary:
         raise InvalidParameterError(
             f"`dictionary` must have 2 axes, (n_samples, n_atoms), got shape {shape}."
         )
-    if isinstance(given, LinearOperator):
-        operator = given
+    if isinstance(given, _sparse.LinearOperator):
+        operator: Any = given
     else:
         # scipy passes columns of shape (n, 1) for one vector of several.
-        operator = LinearOperator(
+        operator = _sparse.LinearOperator(
             shape,
             matvec=lambda x: given.matvec(np.ravel(x)),
             rmatvec=lambda r: given.rmatvec(np.ravel(r)),
@@ -287,6 +291,7 @@ def to_array(given: Any) -> NDArray[Any]:
 
 
 def check_numbers(name: str, array: NDArray[Any]) -> None:
+    """Raise when an array does not hold real numbers."""
     if array.dtype.kind == "c":
         raise InvalidParameterError(
             f"`{name}` must be real, got {array.dtype}.",

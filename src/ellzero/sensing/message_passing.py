@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ellzero.sensing.dictionaries import Dictionary, Floats
 
-Prior = Literal["gaussian", "pair"]
+Prior = Literal["gaussian", "pair", "signs"]
 
 # Effective noise below this share of the mean square of the signal is rounding.
 FLOOR = 1e-28
@@ -83,7 +83,9 @@ def _begin(prior: Prior, share: Floats, power: Floats) -> _Mixture:
         return _Mixture(share, 0 * one, power * one, one)
     a = np.sqrt(power)
     half = np.full((2, share.size), 0.5)
-    return _Mixture(share, np.stack([a, -a]), np.stack([0.05 * power] * 2), half)
+    # The narrow start is the better one for signs, and a trap for amplitudes that vary.
+    spread = (0.001 if prior == "signs" else 0.05) * power
+    return _Mixture(share, np.stack([a, -a]), np.stack([spread] * 2), half)
 
 
 def _denoise(
@@ -199,8 +201,8 @@ def vector_amp(
         Signals, each of length about one.
     n_nonzero : int or None
         Budget; it fixes the share of nonzeros of the prior. None learns the share.
-    prior : {"gaussian", "pair"}, default="pair"
-        One zero-mean component, or two that are mirror images.
+    prior : {"gaussian", "pair", "signs"}, default="pair"
+        One zero-mean component, or two that are mirror images; narrow at first for "signs".
     noise : float or None, default=None
         Standard deviation of the noise; None learns it.
     damping : float, default=0.9
@@ -313,8 +315,8 @@ def amp(
         Signals, each of length about one.
     n_nonzero : int or None
         Budget; it fixes the share of nonzeros of the prior. None learns the share.
-    prior : {"gaussian", "pair"}, default="pair"
-        One zero-mean component, or two that are mirror images.
+    prior : {"gaussian", "pair", "signs"}, default="pair"
+        One zero-mean component, or two that are mirror images; narrow at first for "signs".
     noise : float or None, default=None
         Standard deviation of the noise; the effective noise is never taken to be below it.
     damping : float, default=0.9

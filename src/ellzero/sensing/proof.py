@@ -21,9 +21,9 @@ def _rounding(dictionary: Dictionary, y: Floats, support: Integers, coef: Floats
     """
     if dictionary.matrix is None:
         terms = np.sqrt(dictionary.n_atoms) * float(np.linalg.norm(coef))
-        return 32 * EPS * (terms + float(np.linalg.norm(y)))
+        return 32 * EPS * float(terms + np.linalg.norm(y))
     sums = np.abs(dictionary.columns(support)) @ np.abs(coef) + np.abs(y)
-    return float((support.size + 8) * EPS * np.linalg.norm(sums))
+    return (support.size + 8) * EPS * float(np.linalg.norm(sums))
 
 
 def exact_recovery(cross: Floats, block: Floats, support: Integers) -> float:
@@ -53,10 +53,11 @@ def exact_recovery(cross: Floats, block: Floats, support: Integers) -> float:
     if support.size == 0:
         return 0.0
     try:
-        factor = linalg.cho_factor(block)
-    except linalg.LinAlgError:
+        factor = np.linalg.cholesky(block)
+    except np.linalg.LinAlgError:
         return float("inf")
-    sums = np.abs(linalg.cho_solve(factor, cross.T)).sum(0)
+    half = linalg.solve_triangular(factor, cross.T, lower=True)
+    sums = np.abs(linalg.solve_triangular(factor, half, lower=True, trans=1)).sum(0)
     sums[support] = 0
     return float(sums.max())
 

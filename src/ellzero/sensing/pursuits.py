@@ -15,6 +15,9 @@ from ellzero.sensing.dictionaries import Dictionary, Floats, Integers, Spectrum
 from ellzero.sets import L0Ball
 from ellzero.solving import solve
 
+# The annotations of scipy do not list its compiled functions.
+_lapack: Any = linalg.lapack
+
 
 def largest(coef: Floats, n_nonzero: int) -> Integers:
     """Return the positions of the largest magnitudes, ascending; zeros never count."""
@@ -61,9 +64,9 @@ def by_solver(
 
 def _minimize(gram: Floats, cross: Floats, support: Integers) -> Floats:
     block = gram[np.ix_(support, support)]
-    factor, info = linalg.lapack.dpotrf(block, lower=1)
+    factor, info = _lapack.dpotrf(block, lower=1)
     if info == 0:
-        return np.asarray(linalg.lapack.dpotrs(factor, cross[support], lower=1)[0])
+        return np.asarray(_lapack.dpotrs(factor, cross[support], lower=1)[0])
     return np.asarray(linalg.lstsq(block, cross[support], check_finite=False)[0])
 
 
@@ -140,9 +143,8 @@ def forward_backward(
         support = np.sort(wide[kept])
         coef = _minimize(gram, cross, support)
         left = energy - float(coef @ cross[support])
-        if n_nonzero is None or support.size <= n_nonzero:
-            if left < best_energy:
-                best, best_energy = (support, coef), left
+        if (n_nonzero is None or support.size <= n_nonzero) and left < best_energy:
+            best, best_energy = (support, coef), left
         # Near zero the difference of two squares is rounding: look at the residual itself.
         if left <= max(4 * residual**2, 1e-10 * energy):
             error = y - dictionary.columns(support) @ coef

@@ -36,6 +36,10 @@ ZERO = {8: 1e-9, 4: 3e-6, 2: 3e-3}
 ROUNDING = 1e-9
 # Share of the largest coefficient above which basis pursuit means a nonzero.
 SMALL = 1e-3
+# Relative residual below which it may come from coefficients too small to be seen, not noise,
+FAINT = 5e-3
+# and atoms that are then tried.
+EXCHANGED = 20
 # Samples from which independent entries behave as in the limit.
 TYPICAL = 200
 
@@ -87,8 +91,8 @@ class _Case:
         n, n_atoms = self.dictionary.n_samples, self.dictionary.n_atoms
         if answer.support.size >= n:
             return float("inf")
-        fit = n * float(np.log(answer.residual**2 + self.zero**2))
-        return fit + 2 * answer.support.size * float(np.log(n_atoms))
+        fit = n * np.log(answer.residual**2 + self.zero**2)
+        return float(fit + 2 * answer.support.size * np.log(n_atoms))
 
     def answer(self, y: Floats, support: Integers, stage: str, n_iter: int) -> _Answer:
         """Fit on a support; drop what is zero, where the residual tells."""
@@ -113,9 +117,28 @@ class _Case:
             if small.any():
                 support = support[~small]
                 coef = self.dictionary.refit(y, support)
+        return support, coef, y - self._image(support, coef)
+
+    def exchange(self, y: Floats, answer: _Answer) -> _Answer:
+        """Return the answer after one exchange of many atoms, where that leaves no residual.
+
+        A coefficient far below the others looks like noise to message passing.
+        """
+        correlations = self.dictionary.adjoint(
+            (y - self._image(answer.support, answer.coef))[:, None]
+        )[:, 0]
+        correlations[answer.support] = 0
+        near = largest(correlations, EXCHANGED)
+        wide, coef, _ = self._fit(y, np.sort(np.concatenate([answer.support, near])))
+        most = wide.size if self.n_nonzero is None else self.n_nonzero
+        kept = wide[largest(coef, most)]
+        other = self.answer(y, kept, answer.stage, answer.n_iter)
+        return other if other.residual <= self.zero else answer
+
+    def _image(self, support: Integers, coef: Floats) -> Floats:
         full = np.zeros((self.dictionary.n_atoms, 1))
         full[support, 0] = coef
-        return support, coef, y - self.dictionary.times(full)[:, 0]
+        return self.dictionary.times(full)[:, 0]
 
     def nothing(self) -> _Answer:
         """Return the answer without any atom."""
@@ -159,6 +182,8 @@ def _pass_messages(
     for i, j in enumerate(open_):
         support = _choose(case, estimate, i)
         answer = case.answer(signals[:, j], support, stage, int(estimate.n_iter[i]))
+        if case.zero < answer.residual < FAINT and not case.noise:
+            answer = case.exchange(signals[:, j], answer)
         answer.accepted |= _believed(case, estimate, i, answer)
         _keep(case, best, j, answer)
 
@@ -197,6 +222,8 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
     typical = dictionary.looks_independent and dictionary.n_samples >= TYPICAL
     if dictionary.looks_independent or dictionary.spectrum is None:
         _pass_messages(case, signals, best, amp, "amp", max_iter=150)
+        if typical:
+            _pass_messages(case, signals, best, amp, "amp signs", prior="signs", max_iter=200)
         if all(answer.accepted for answer in best):
             return best
     if dictionary.spectrum is None:
@@ -204,6 +231,7 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
         return best
     if not typical:
         _pass_messages(case, signals, best, vector_amp, "vamp")
+        _pass_messages(case, signals, best, vector_amp, "vamp signs", prior="signs")
     _pass_messages(case, signals, best, vector_amp, "vamp damped", damping=0.4, max_iter=300)
     if dictionary.matrix is None:
         return best
@@ -224,9 +252,10 @@ def _named(case: _Case, signals: Floats, solver: str) -> list[_Answer]:
         needs_spectrum = solver in {"vamp", "bp"}
         if not needs_spectrum or dictionary.spectrum is None:
             what = "orthogonal rows or " if needs_spectrum else ""
+            shape = (dictionary.n_samples, dictionary.n_atoms)
             raise IncompatibleError(
                 f"`solver={solver!r}` needs {what}the entries of the dictionary, got an operator "
-                f"of shape ({dictionary.n_samples}, {dictionary.n_atoms}), too large for a matrix.",
+                f"of shape {shape}, too large for a matrix.",
                 'Pass `solver="amp"` or None, which use products only.',
             )
     if solver in {"amp", "vamp"}:
