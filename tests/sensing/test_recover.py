@@ -243,7 +243,7 @@ def test_solvers_that_need_entries_say_so(monkeypatch):
 # Signals -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", [None, "amp", "vamp", "fbp", "bp", "niht"])
+@pytest.mark.parametrize("solver", [None, "amp", "vamp", "fbp", "bp", "htp"])
 def test_a_batch_is_its_signals(solver):
     D, first, _ = planted(8)
     generator = np.random.default_rng(9)

@@ -177,14 +177,14 @@ class Dictionary:
             Coefficients.
         """
         k = support.size
+        out: Floats = np.zeros(k)
         if k == 0:
-            return np.zeros(0)
+            return out
         if self.matrix is not None:
             columns = self.matrix[:, support]
             q, r, order = linalg.qr(columns, mode="economic", pivoting=True, check_finite=False)
             pivots = np.abs(np.diag(r))
             rank = int((pivots > DEPENDENT * pivots[0]).sum())
-            out: Floats = np.zeros(k)
             for _ in range(2):
                 # The first pass solves, the second refines.
                 short = q[:, :rank].T @ (y - columns @ out)
@@ -198,11 +198,11 @@ class Dictionary:
             return self.times(full)[:, 0]
 
         def correlate(residual: Floats) -> Floats:
-            return self.adjoint(residual[:, None])[support, 0]
+            return np.asarray(self.adjoint(residual[:, None])[support, 0])
 
         part = _sparse.LinearOperator((self.n_samples, k), matvec=restricted, rmatvec=correlate)
         found = _sparse.lsmr(part, y, atol=1e-15, btol=1e-15, conlim=0, maxiter=10 * k + 100)[0]
-        return np.asarray(found, dtype=np.float64)
+        return np.asarray(found, np.float64)
 
 
 def make_dictionary(given: Any) -> Dictionary:
