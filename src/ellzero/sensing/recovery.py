@@ -382,7 +382,8 @@ def recover(
     any spectrum [1]_, forward-backward pursuit, and, where the theory of message passing does not
     hold, subspace pursuit from the best answer and basis pursuit. When nothing explains the signal
     the shortest residual is returned, among those of message passing where its theory holds; the
-    measure ``explained`` is then false. Operators of more than 2**25 entries are used through their products only.
+    measure ``explained`` is then false. Operators of more than 2**25 entries are used through
+    their products only.
 
     All coefficients are least-squares coefficients on their support. A zero residual proves the
     global optimum of the problem above; it does not prove that no other signal does the same. That
