@@ -500,7 +500,7 @@ def _no_atom(D):
         (
             lambda y, D: ((y, D, 3), {"solver": "opm"}),
             "`solver` must be one of 'amp', 'vamp', 'fbp', 'sp', 'cosamp', 'htp', 'niht', 'omp', "
-            "'bp', got 'opm'. Did you mean 'omp'?",
+            "'bp', 'search', got 'opm'. Did you mean 'omp'?",
         ),
         (
             lambda y, D: (

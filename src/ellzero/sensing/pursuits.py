@@ -1,4 +1,4 @@
-"""Pursuits and basis pursuit for one signal of length one and atoms of length one."""
+"""Pursuits, exchanges and basis pursuit for one signal of length one and atoms of length one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from ellzero.objectives import LeastSquares
 from ellzero.sensing.dictionaries import Dictionary, Floats, Integers, Spectrum
 from ellzero.sets import L0Ball
 from ellzero.solving import solve
+from ellzero.subset.effort import Effort
+from ellzero.subset.gram import gram_of
+from ellzero.subset.search import search
 
 # The annotations of scipy do not list its compiled functions.
 _lapack: Any = linalg.lapack
@@ -60,6 +63,36 @@ def by_solver(
     problem = Problem(objective, L0Ball(n_nonzero))
     result = solve(problem, solver, params, certify=False)
     return np.asarray(result.params["coef"], np.float64), result.n_iter
+
+
+def by_search(dictionary: Dictionary, y: Floats, n_nonzero: int) -> tuple[Floats, int]:
+    """Return coefficients that no exchange of two atoms improves, and exchanges made.
+
+    Parameters
+    ----------
+    dictionary : Dictionary
+        One that has a matrix.
+    y : ndarray of shape (n_samples,)
+        Signal.
+    n_nonzero : int
+        Budget.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_atoms,)
+        Coefficients.
+    n_iter : int
+        Exchanges made.
+    """
+    out = np.zeros(dictionary.n_atoms)
+    if n_nonzero == 0:
+        return out, 0
+    gram = gram_of(dictionary.matrix, y, fit_intercept=False)
+    path = search(gram, [n_nonzero], effort=Effort.of("fast"))
+    found = path[n_nonzero]
+    out[found.support] = found.coef[:, 0]
+    swaps = path.measures.get("n_swaps", 0)
+    return out, swaps if isinstance(swaps, int) else 0
 
 
 def _minimize(gram: Floats, cross: Floats, support: Integers) -> Floats:

@@ -23,11 +23,17 @@ from ellzero.sensing.dictionaries import (
 )
 from ellzero.sensing.message_passing import BELIEVED, Estimate, amp, vector_amp
 from ellzero.sensing.proof import prove
-from ellzero.sensing.pursuits import basis_pursuit, by_solver, forward_backward, largest
+from ellzero.sensing.pursuits import (
+    basis_pursuit,
+    by_search,
+    by_solver,
+    forward_backward,
+    largest,
+)
 from ellzero.solvers import HTP, NIHT, OMP, CoSaMP, SubspacePursuit
 from ellzero.validation import check_choice, check_integer, check_real
 
-SOLVERS = ("amp", "vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp", "bp")
+SOLVERS = ("amp", "vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp", "bp", "search")
 # Solvers that ask a dictionary for products only.
 BY_PRODUCTS = ("amp",)
 # Residual, relative to the signal, that counts as zero in a search: by the precision of the data.
@@ -207,6 +213,8 @@ def _one_stage(case: _Case, y: Floats, start: _Answer, stage: str) -> _Answer:
         coef, n_iter = basis_pursuit(dictionary, y, radius=allowed)
         if n_nonzero is None:
             most = int((np.abs(coef) > SMALL * np.abs(coef).max()).sum())
+    elif stage == "search":
+        coef, n_iter = by_search(dictionary, y, most)
     else:
         point = np.zeros(dictionary.n_atoms)
         point[start.support] = start.coef
@@ -235,9 +243,9 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
     _pass_messages(case, signals, best, vector_amp, "vamp damped", damping=0.4, max_iter=300)
     if dictionary.matrix is None:
         return best
-    stages = ["fbp"] if typical else ["fbp", "sp", "bp"]
+    stages = ["fbp"] if typical else ["search", "fbp", "sp", "bp"]
     if case.n_nonzero is None:
-        stages = [stage for stage in stages if stage != "sp"]
+        stages = [stage for stage in stages if stage not in {"sp", "search"}]
     for j in range(signals.shape[1]):
         for stage in stages:
             if best[j].accepted:
@@ -280,6 +288,8 @@ def _solve_one(case: _Case, y: Floats, solver: str) -> _Answer:
         n_nonzero = _guess(case, y)
     if solver == "bp":
         coef, n_iter = basis_pursuit(dictionary, y, radius=case.length_of_noise() or 0.0)
+    elif solver == "search":
+        coef, n_iter = by_search(dictionary, y, n_nonzero)
     else:
         # With atoms of length one and independent entries, steps of one suit `HTP`; the gradient
         # of the objective is divided by the samples.
@@ -347,8 +357,8 @@ def recover(
         Most nonzeros of a signal. None estimates the number: as many as the signal shows above
         the noise.
     solver : str or None, default=None
-        One of "amp", "vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp", "bp". None tries several
-        until one explains the signal.
+        One of "amp", "vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp", "bp", "search". None
+        tries several until one explains the signal.
     noise : float or None, default=None
         Standard deviation of the noise in a sample; 0 means none. None learns it.
     certify : bool, default=True
@@ -379,11 +389,11 @@ def recover(
     The default runs approximate message passing with a prior that it learns from the signal, fits
     least squares on the largest entries, and looks at the residual. While that is neither zero nor
     explained by the noise, it goes on: damped vector message passing, which takes dictionaries of
-    any spectrum [1]_, forward-backward pursuit, and, where the theory of message passing does not
-    hold, subspace pursuit from the best answer and basis pursuit. When nothing explains the signal
-    the shortest residual is returned, among those of message passing where its theory holds; the
-    measure ``explained`` is then false. Operators of more than 2**25 entries are used through
-    their products only.
+    any spectrum [1]_, then forward-backward pursuit; where the theory of message passing does not
+    hold, exchanges of atoms come before, and subspace pursuit from the best answer and basis
+    pursuit after. When nothing explains the signal the shortest residual is returned, among those
+    of message passing where its theory holds; the measure ``explained`` is then false. Operators
+    of more than 2**25 entries are used through their products only.
 
     All coefficients are least-squares coefficients on their support. A zero residual proves the
     global optimum of the problem above; it does not prove that no other signal does the same. That
