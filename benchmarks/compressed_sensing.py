@@ -1,4 +1,4 @@
-"""Recovery of sparse signals from 500 random measurements of 2000 coefficients, all solvers.
+"""Recovery of sparse signals from 500 measurements of 2000 coefficients, all solvers.
 
 Run ``python benchmarks/compressed_sensing.py``; it writes
 ``benchmarks/results/compressed_sensing.json`` and prints a table. Needs ``spgl1`` beside ellzero.
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import scipy.fft
 import spgl1
 from sklearn.linear_model import orthogonal_mp  # noqa: TID253
 
@@ -29,14 +30,33 @@ N_SAMPLES, N_ATOMS = 500, 2000
 BUDGETS = (80, 100, 120, 140, 160)
 LAWS = ("gaussian", "sign")
 LEVELS = {"noiseless": None, "40 dB": 40.0, "20 dB": 20.0}
-NAMED = ("vamp", "fbp", "sp", "cosamp", "htp", "niht", "omp")
+# Other dictionaries, without noise: rows of a cosine transform, neighbors correlated by 0.9,
+# singular values from 1 to 1e-3.
+KINDS = ("cosine", "correlated", "ill-conditioned")
+KIND_BUDGETS = (60, 100)
+NAMED = ("vamp", "search", "fbp", "sp", "cosamp", "htp", "niht", "omp")
 OUT = Path(__file__).parent / "results" / "compressed_sensing.json"
 
 
-def instance(law, k, snr, trial):
+def atoms(generator, kind):
+    """Return a dictionary."""
+    out = generator.standard_normal((N_SAMPLES, N_ATOMS)) / np.sqrt(N_SAMPLES)
+    if kind == "cosine":
+        rows = generator.choice(N_ATOMS, N_SAMPLES, replace=False)
+        out = scipy.fft.dct(np.eye(N_ATOMS), norm="ortho", axis=0)[rows] * 2.0
+    elif kind == "correlated":
+        for j in range(1, N_ATOMS):
+            out[:, j] = 0.9 * out[:, j - 1] + np.sqrt(1 - 0.9**2) * out[:, j]
+    elif kind == "ill-conditioned":
+        u, _, v = np.linalg.svd(out, full_matrices=False)
+        out = u * np.geomspace(1, 1e-3, N_SAMPLES) @ v
+    return out / np.linalg.norm(out, axis=0)
+
+
+def instance(law, k, snr, trial, kind="independent"):
     """Return dictionary, signal, planted coefficients and the length of the noise."""
     generator = np.random.default_rng([LAWS.index(law), k, int(snr or 0), trial])
-    dictionary = generator.standard_normal((N_SAMPLES, N_ATOMS)) / np.sqrt(N_SAMPLES)
+    dictionary = atoms(generator, kind)
     support = generator.choice(N_ATOMS, k, replace=False)
     planted = np.zeros(N_ATOMS)
     signs = generator.choice([-1.0, 1.0], k)
@@ -92,12 +112,12 @@ def judge(dictionary, y, planted, coef, k):
     return float(error), float(error / max(oracle, 1e-300)), exact
 
 
-def row(calls, law, level, k, trials):
+def row(calls, law, level, k, trials, kind="independent"):
     """Return one row of the table."""
     seconds = {name: [] for name in calls}
     errors, ratios, hits = ({name: [] for name in calls} for _ in range(3))
     for trial in range(trials):
-        dictionary, y, planted, length = instance(law, k, LEVELS[level], trial)
+        dictionary, y, planted, length = instance(law, k, LEVELS[level], trial, kind)
         for name, call in calls.items():
             began = time.process_time()
             coef = call(dictionary, y, k, length)
@@ -120,7 +140,14 @@ def row(calls, law, level, k, trials):
         else:
             out[name]["ratio_median"] = statistics.median(ratios[name])
             out[name]["ratio_range"] = [min(ratios[name]), max(ratios[name])]
-    return {"law": law, "level": level, "k": k, "trials": trials, "methods": out}
+    return {
+        "dictionary": kind,
+        "law": law,
+        "level": level,
+        "k": k,
+        "trials": trials,
+        "methods": out,
+    }
 
 
 def show(rows):
@@ -131,7 +158,7 @@ def show(rows):
         ("processor seconds: median (least to most)", 1),
     ):
         print(f"\n{title}")
-        print(f"{'':27}" + "".join(f"{name:>22}" for name in names))
+        print(f"{'':33}" + "".join(f"{name:>22}" for name in names))
         for item in rows:
             cells = []
             for name in names:
@@ -147,15 +174,17 @@ def show(rows):
                             found["ratio_median"], *found["ratio_range"]
                         )
                     )
-            head = f"{item['law']:9} {item['level']:10} k={item['k']:<4}"
-            print(f"{head:27}" + "".join(f"{cell:>22}" for cell in cells))
+            what = item["level"] if item["dictionary"] == "independent" else item["dictionary"]
+            head = f"{item['law']:9} {what:16} k={item['k']:<4}"
+            print(f"{head:33}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 def main():
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--noisy-trials", type=int, default=4)
+    parser.add_argument("--noisy-trials", type=int, default=6)
+    parser.add_argument("--other-trials", type=int, default=4)
     parser.add_argument("--only", help="methods whose names contain this")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -172,6 +201,11 @@ def main():
         for law in LAWS:
             rows += [row(calls, law, level, k, trials) for k in BUDGETS]
             show(rows[-len(BUDGETS) :])
+    for kind in KINDS:
+        cases = [(law, k) for law in LAWS for k in KIND_BUDGETS]
+        trials = arguments.other_trials
+        rows += [row(calls, law, "noiseless", k, trials, kind) for law, k in cases]
+        show(rows[-len(cases) :])
     names = ("ellzero", "numpy", "scipy", "torch", "spgl1", "scikit-learn")
     record = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
