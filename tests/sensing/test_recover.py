@@ -357,6 +357,36 @@ def test_equal_atoms_share_no_coefficient():
     assert result.measures["relative_residual"] < EXACT
 
 
+@pytest.mark.parametrize("solver", [None, *SOLVERS])
+def test_dependent_atoms_leave_least_squares_on_fewer(solver):
+    # Of rank 2, so that two atoms do what all of them do.
+    generator = np.random.default_rng(4)
+    D = generator.standard_normal((22, 2)) @ generator.standard_normal((2, 47))
+    y = generator.standard_normal(22)
+    result = recover(y, D, 6, solver=solver)
+    assert result.n_nonzero == 2
+    least = np.linalg.lstsq(D, y, rcond=None)[0]
+    assert result.value == pytest.approx(np.square(y - D @ least).sum() / 44, rel=1e-9)
+    assert result.certificate.claim is Claim.FEASIBLE
+
+
+def test_noise_shorter_than_any_residual():
+    D, y, _ = planted(23, n=40, n_atoms=10, k=3)
+    noisy = y + np.random.default_rng(0).standard_normal(40)
+    result = recover(noisy, D, 10, solver="bp", noise=1e-3)
+    least = np.linalg.lstsq(D, noisy, rcond=None)[0]
+    assert coef(result) == pytest.approx(least, rel=1e-6)
+
+
+@pytest.mark.parametrize("faint", [1e-2, 1e-4, 1e-6])
+def test_a_faint_coefficient_is_not_taken_for_noise(faint):
+    D, _, x = planted(24, n=200, n_atoms=500, k=40)
+    x[np.flatnonzero(x)[7]] = faint
+    result = recover(D @ x, D, 40)
+    assert error(result, x) < EXACT
+    assert result.certificate.claim is Claim.OPTIMAL
+
+
 def test_one_sample_and_one_atom():
     assert coef(recover([3.0], [[2.0]], 1)) == pytest.approx([1.5])
     assert coef(recover([3.0, 6.0], [[1.0], [2.0]], 1)) == pytest.approx([3.0])

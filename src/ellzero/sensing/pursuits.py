@@ -199,8 +199,10 @@ def _nearest(
     squares = away * away
     if float(squares.sum()) <= radius * radius:
         return point
-    if radius == 0:
-        share = np.where(values > 1e-13 * values.max(), 1 / np.maximum(values, 1e-300), 0.0)
+    reachable = values > 1e-13 * values.max()
+    if radius**2 <= float(squares[~reachable].sum()):
+        # No residual is that short: the least one.
+        share = np.where(reachable, 1 / np.maximum(values, 1e-300), 0.0)
     else:
         # Newton on 1 / length of the residual, which is close to linear in the multiplier.
         multiplier = 0.0
