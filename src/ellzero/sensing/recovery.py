@@ -227,7 +227,7 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
     """Run one stage after the other until the residual is explained."""
     dictionary = case.dictionary
     best = [case.nothing() for _ in range(signals.shape[1])]
-    # Where the theory of message passing holds, no other stage has been seen to add anything.
+    # Where the theory of message passing holds, exchanges and convex stages add nothing to it.
     typical = dictionary.looks_independent and dictionary.n_samples >= TYPICAL
     if dictionary.looks_independent or dictionary.spectrum is None:
         _pass_messages(case, signals, best, amp, "amp", max_iter=150)
