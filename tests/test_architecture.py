@@ -27,6 +27,7 @@ LEVELS = {
     "subset": 4,
     "solving": 5,
     "estimators": 6,
+    "fitting": 6,
     "models": 6,
     "sensing": 6,
     "report": 6,
@@ -38,6 +39,8 @@ LEVELS = {
 # Same level, allowed: training builds on saved models; the command line lists the experiments.
 SIDEWAYS = {
     ("training", "models"),
+    ("fitting", "models"),
+    ("fitting", "estimators"),
     ("training", "nn"),
     ("cli", "papers"),
     ("solvers", "sets"),

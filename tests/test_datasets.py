@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from ellzero.datasets import (
     iris_reference,
+    load_rows,
     load_table,
     make_sparse_classification,
     make_sparse_regression,
@@ -854,3 +855,78 @@ def test_planted_problems_refuse_wrong_parameters(args, kwargs, message):
     for make in (make_sparse_regression, make_sparse_classification):
         with pytest.raises(InvalidParameterError, match=f"^{re.escape(message)}"):
             make(*args, **kwargs)
+
+
+# Rows for a model -------------------------------------------------------------------------------
+
+
+def fitted_columns(tmp_path):
+    path = tmp_path / "old.csv"
+    path.write_text("y,size,color,on\n" + "1.5,2,red,true\n2.5,3,blue,false\n3.5,5,green,true\n")
+    table = load_table(path, target="y")
+    assert table.feature_names == ("size", "color=green", "color=red", "on")
+    return table
+
+
+def test_rows_are_read_by_name_in_any_order(tmp_path):
+    table = fitted_columns(tmp_path)
+    path = tmp_path / "new.csv"
+    path.write_text("on,extra,color,size\nfalse,9,red,7\ntrue,9,blue,8\n")
+    X, messages = load_rows(path, table.sources, table.feature_names)
+    assert X.tolist() == [[7, 0, 1, 0], [8, 0, 0, 1]]
+    assert messages == ()
+    # The rows that it was fitted on come out as they were.
+    same, _ = load_rows(tmp_path / "old.csv", table.sources, table.feature_names)
+    assert torch.equal(same, table.X)
+    # One row is enough, and only the columns that the features need.
+    path.write_text("size\n4\n")
+    assert load_rows(path, table.sources, ["size"])[0].tolist() == [[4.0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "size,on\n1,true\n",
+            "'new.csv' lacks 1 column: 'color', which the model uses.\n"
+            "hint: Its columns are 'size', 'on'.",
+        ),
+        (
+            "size,color,on\n1,black,true\n",
+            "Column 'color' of 'new.csv' holds 'black', unknown to the model.\n"
+            "hint: It knows 'blue', 'green', 'red'; drop these rows, or fit the model again.",
+        ),
+        (
+            "size,color,on\nbig,red,true\n",
+            "Column 'size' of 'new.csv' must hold numbers, sample 1 holds 'big'.\n"
+            "hint: Replace the text by numbers.",
+        ),
+        (
+            "size,color,on\n,red,true\n",
+            "'new.csv' has 1 missing value: 'size' (1).\n"
+            "hint: Drop these rows, or fill them first.",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(tmp_path, text, message):
+    table = fitted_columns(tmp_path)
+    path = tmp_path / "new.csv"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        load_rows(path, table.sources, table.feature_names)
+    assert str(caught.value) == message
+
+
+def test_arrays_have_no_columns_to_read_rows_by(tmp_path):
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.ones((2, 2)))
+    with pytest.raises(DataError, match=r"'rows\.npz' holds arrays, the model needs columns"):
+        load_rows(path, (), ())
+
+
+def test_columns_survive_json(tmp_path):
+    from ellzero.datasets import SourceColumn
+
+    table = fitted_columns(tmp_path)
+    stored = json.loads(json.dumps([s.to_dict() for s in table.sources]))
+    assert tuple(SourceColumn.from_dict(s) for s in stored) == table.sources

@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import sklearn.linear_model
 import torch
 from safetensors import safe_open
@@ -20,7 +21,7 @@ from ellzero.errors import (
     ModelFileError,
     NonFiniteError,
 )
-from ellzero.models import SavedModel, load_model, predict, save_model
+from ellzero.models import SavedModel, load_model, predict, predict_proba, save_model
 
 AGAIN = "Copy the file again, or train the model again."
 FOREIGN = "Give a file that `ellzero train` wrote."
@@ -172,8 +173,8 @@ def test_wrong_models_are_not_saved(path):
     with pytest.raises(InvalidParameterError) as caught:
         save_model(path, make_model(kind="softmax"))
     assert caught.value.message == (
-        "`kind` must be one of 'linear-softmax', 'logistic', 'least-squares', 'module-mlp', "
-        "got 'softmax'. Did you mean 'linear-softmax'?"
+        "`kind` must be one of 'linear-softmax', 'logistic', 'least-squares', 'huber', 'poisson', "
+        "'module-mlp', got 'softmax'. Did you mean 'linear-softmax'?"
     )
     refuse_save(path, "`params` must hold at least one tensor, got none.", None, params={})
     refuse_save(
@@ -458,4 +459,36 @@ def test_predict_refuses_what_does_not_fit():
     )
     assert caught.value.hint == (
         "Check the kind, the feature names and the class names of the model."
+    )
+
+
+def test_probabilities_agree_with_scikit_learn():
+    X, y = sklearn.datasets.load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(0)) / X.std(0)
+    for target, kind in ((y, "logistic"), ((y + (X[:, 0] > 1)), "linear-softmax")):
+        fitted = sklearn.linear_model.LogisticRegression(max_iter=1000).fit(X, target)
+        flat = kind == "logistic"
+        params = {
+            "coef": torch.from_numpy(fitted.coef_[0] if flat else fitted.coef_),
+            "intercept": torch.from_numpy(fitted.intercept_[0:1] if flat else fitted.intercept_),
+        }
+        names = tuple(map(str, range(30)))
+        classes = tuple(map(str, fitted.classes_))
+        model = SavedModel(kind, params, "classification", names, classes)
+        found = predict_proba(model, torch.from_numpy(X))
+        np.testing.assert_allclose(found.numpy(), fitted.predict_proba(X), rtol=1e-9, atol=1e-15)
+        assert bool((predict(model, torch.from_numpy(X)).numpy() == fitted.predict(X)).all())
+        assert torch.isfinite(predict_proba(model, torch.from_numpy(1e6 * X))).all()
+
+
+def test_counts_are_the_exponential_of_the_scores():
+    params = {"coef": torch.tensor([0.0, 2.0]), "intercept": torch.tensor(1.0)}
+    model = SavedModel("poisson", params, "regression", ("a", "b"))
+    X = torch.tensor([[9.0, 0.5], [9.0, -1.0]])
+    torch.testing.assert_close(predict(model, X), torch.tensor([2.0, -1.0]).exp())
+    with pytest.raises(IncompatibleError) as caught:
+        predict_proba(model, X)
+    assert str(caught.value) == (
+        "Probabilities are of models of classes, got a model of kind 'poisson'.\n"
+        "hint: Ask for its predictions."
     )

@@ -28,7 +28,7 @@ from ellzero.validation import check_choice
 
 FORMAT = "ellzero-model"
 SCHEMA_VERSION = 1
-KINDS = ("linear-softmax", "logistic", "least-squares", "module-mlp")
+KINDS = ("linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp")
 TASKS = ("classification", "regression")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity")
 
@@ -57,8 +57,8 @@ class SavedModel:
 
     Parameters
     ----------
-    kind : {"linear-softmax", "logistic", "least-squares", "module-mlp"}
-        How the parameters are applied.
+    kind : {"linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp"}
+        How the parameters are applied; of "poisson" the prediction is the exponential.
     params : mapping of str to Tensor
         The parameters, in order. Linear kinds have ``coef`` and perhaps ``intercept``; a network
         has the weight and bias of each layer, named as ``torch.nn.Sequential`` names them.
@@ -198,6 +198,65 @@ def predict(model: SavedModel, X: Tensor) -> Tensor:
     IncompatibleError
         If the parameters do not form the layers that `kind` says.
     """
+    out = scores(model, X)
+    if model.task == "regression":
+        out = out.squeeze(-1)
+        return out.exp() if model.kind == "poisson" else out
+    if out.shape[1] == 1:
+        return (out.squeeze(-1) > 0).to(torch.int64)
+    return out.argmax(dim=1)
+
+
+def predict_proba(model: SavedModel, X: Tensor) -> Tensor:
+    """Return the probability of every class.
+
+    Parameters
+    ----------
+    model : SavedModel
+        A model of classes.
+    X : Tensor of shape (n_samples, n_features)
+        Features as the table has them, before standardization.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_classes)
+        Probabilities, in the order of `class_names`; rows add up to 1.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `X` has another number of columns than the model has features.
+    IncompatibleError
+        If the model has no classes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ellzero.models import SavedModel, predict_proba
+    >>> coef = {"coef": torch.tensor([0.0, 2.0])}
+    >>> model = SavedModel("logistic", coef, "classification", ("a", "b"), ("no", "yes"))
+    >>> predict_proba(model, torch.tensor([[5.0, 0.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    if model.task != "classification":
+        raise IncompatibleError(
+            f"Probabilities are of models of classes, got a model of kind '{model.kind}'.",
+            "Ask for its predictions.",
+        )
+    out = scores(model, X)
+    if out.shape[1] == 1:
+        out = torch.cat([-out, out], dim=1) / 2
+    return torch.softmax(out, dim=1)
+
+
+def scores(model: SavedModel, X: Tensor) -> Tensor:
+    """Return the linear predictor, or what the last layer gives, shape (n_samples, n_outputs).
+
+    Raises
+    ------
+    InvalidParameterError
+        If `X` has another number of columns than the model has features.
+    """
     n_features = len(model.feature_names)
     if X.ndim != 2 or X.shape[1] != n_features:
         raise InvalidParameterError(
@@ -217,11 +276,7 @@ def predict(model: SavedModel, X: Tensor) -> Tensor:
             out = out + bias.to(device)
         if i + 1 < len(layers):
             out = _activation(model.architecture.get("activation", "relu"))(out)
-    if model.task == "regression":
-        return out.squeeze(-1)
-    if out.shape[1] == 1:
-        return (out.squeeze(-1) > 0).to(torch.int64)
-    return out.argmax(dim=1)
+    return out
 
 
 def _layers(model: SavedModel) -> list[tuple[Tensor, Tensor | None]]:

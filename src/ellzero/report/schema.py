@@ -55,7 +55,11 @@ class DenseSummary(TypedDict, total=False):
 
 
 class PathRow(TypedDict, total=False):
-    """One budget; `epsilon` is absolute, `gap` relative, `claim` is a key of `CLAIMS`."""
+    """One budget; `epsilon` is absolute, `gap` relative, `claim` is a key of `CLAIMS`.
+
+    `cv` is the mean loss over the folds of a cross-validation and `cv_error` its standard error;
+    `support` are the names of the chosen features.
+    """
 
     n_nonzero: int
     value: Number
@@ -76,6 +80,13 @@ class PathRow(TypedDict, total=False):
     median_value: Number
     worst_value: Number
     selected: bool
+    ebic: Number
+    bic: Number
+    aic: Number
+    sic: Number
+    cv: Number
+    cv_error: Number
+    support: list[str]
 
 
 class TensorSummary(TypedDict, total=False):

@@ -36,6 +36,9 @@ from ellzero.report.words import (
 
 Summary = Mapping[str, Any]
 
+CRITERIA = ("ebic", "bic", "aic", "sic")
+FEATURES = "Features"
+
 
 def selected_row(summary: Summary) -> Mapping[str, Any]:
     """Return the chosen row of the path, its only row, or nothing."""
@@ -131,6 +134,10 @@ def _columns(
     return columns, tuple(tuple(show(r.get(key)) for key, _, show, _ in kept) for r in rows)
 
 
+def _names(value: Any) -> str:
+    return ", ".join(clean(name) for name in value or ()) or DASH
+
+
 def _claim(value: Any) -> str:
     return {None: DASH, "gap": "within a gap"}.get(value, clean(value))
 
@@ -143,6 +150,9 @@ def path_table(rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Ta
             ("n_nonzero", "Nonzeros", number, "number"),
             ("value", "Loss", number, "number"),
             ("epsilon", "Epsilon", number, "number"),
+            *((key, key.upper(), number, "number") for key in CRITERIA),
+            ("cv", "CV loss", number, "number"),
+            ("cv_error", "CV error", lambda v: number(v, 2), "number"),
             ("accuracy_train", "Train", percent, "number"),
             ("accuracy_test", "Test", percent, "number"),
             ("hit_rate", "Hits", percent, "number"),
@@ -150,6 +160,7 @@ def path_table(rows: Sequence[Mapping[str, Any]], *, folded: bool = False) -> Ta
             ("lower_bound", "Bound", number, "number"),
             ("gap", "Gap", lambda v: number(v, 2), "number"),
             ("claim", "Proven", _claim, "text"),
+            ("support", FEATURES, _names, "text"),
         ],
     )
     chosen = frozenset(i for i, r in enumerate(rows) if r.get("selected"))
@@ -249,11 +260,37 @@ def _path(summary: Summary) -> list[Block]:
                 **common,
             )
         )
+    blocks.extend(
+        figures.line_chart(
+            title=f"{key.upper()} by number of nonzero parameters",
+            series=[{"name": key.upper(), "x": budgets, "y": column(key)}],
+            y_label=key.upper(),
+            **common,
+        )
+        for key in CRITERIA
+        if has(key) and len(rows) > 1
+    )
+    if has("cv") and len(rows) > 1:
+        blocks.append(_cv_chart(rows, common))
     blocks.append(path_table(rows))
     runs = _run_table(rows)
     if len(runs.columns) > 1:
         blocks.append(runs)
     return blocks
+
+
+def _cv_chart(rows: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> Figure:
+    """Draw the loss of the cross-validation, with a standard error on each side."""
+    budgets = [r.get("n_nonzero") for r in rows]
+    pairs = [(finite(r.get("cv")), finite(r.get("cv_error")) or 0.0) for r in rows]
+    low, high = ([None if v is None else v + sign * e for v, e in pairs] for sign in (-1.0, 1.0))
+    return figures.line_chart(
+        title="Cross-validated loss by number of nonzero parameters",
+        series=[{"name": "mean over the folds", "x": budgets, "y": [v for v, _ in pairs]}],
+        y_label="loss on rows left out",
+        bands=[{"name": "one standard error", "x": budgets, "low": low, "high": high}],
+        **common,
+    )
 
 
 def _training(summary: Summary) -> list[Block]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ellzero.report.schema import check
 from ellzero.report.sections import (
+    FEATURES,
     data_table,
     headline,
     layer_table,
@@ -136,7 +137,7 @@ def _print_path(
     if view.highlighted:
         table.add_column("", no_wrap=True)
     # On 80 columns these give way: the gap and the claim tell nearly the same.
-    wide = {"Bound", "Stable to", "Hits"} if console.width < 100 else set()
+    wide = {"Bound", "Stable to", "Hits", "CV error"} if console.width < 100 else set()
     kept = [j for j, c in enumerate(view.columns) if c.label not in wide]
     for j in kept:
         column = view.columns[j]
@@ -145,8 +146,11 @@ def _print_path(
             justify="right" if column.kind == "number" else "left",
             no_wrap=True,
         )
+    # The list of features takes what the numbers leave.
+    others = [j for j in kept if view.columns[j].label != FEATURES]
+    room = console.width - sum(_widest(view, j) + 2 for j in others) - 5
     for i, row in enumerate(view.rows):
-        cells = [Text(row[j]) for j in kept]
+        cells = [Text(row[j] if j in others else _shortened(row[j], room)) for j in kept]
         mark = [Text(">" if i in view.highlighted else "")] if view.highlighted else []
         table.add_row(*mark, *cells, style="bold" if i in view.highlighted else "")
     console.print(table)
@@ -165,6 +169,26 @@ def _print_path(
     ]
     if estimates:
         console.print(Text(f"L_2s of the chosen model: {'; '.join(estimates)}", style="dim"))
+
+
+def _widest(view: Table, j: int) -> int:
+    """Return the width of the widest cell of a column."""
+    return max(len(text) for text in (view.columns[j].label, *(row[j] for row in view.rows)))
+
+
+def _shortened(names: str, room: int) -> str:
+    """Return the first names of a list that fit, and how many more there are."""
+    parts = names.split(", ")
+    shown = len(parts)
+    while shown > 1 and len(_some(parts, shown)) > room:
+        shown -= 1
+    text = _some(parts, shown)
+    return text if len(text) <= max(room, 8) else text[: max(room, 8) - 1] + "…"
+
+
+def _some(parts: list[str], shown: int) -> str:
+    more = len(parts) - shown
+    return ", ".join(parts[:shown]) + (f" +{more}" if more else "")
 
 
 def _print_data(given: Mapping[str, Any], console: Console) -> None:

@@ -30,6 +30,7 @@ def saved_model(experiment: Experiment, outcome: Outcome) -> SavedModel:
             "name": table.name,
             "fingerprint": table.fingerprint,
             "n_samples": table.n_samples,
+            "columns": [source.to_dict() for source in table.sources],
         },
         claims={**outcome.certificate, "value": outcome.row["value"]},
         mean=experiment.parts.mean,

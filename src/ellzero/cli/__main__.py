@@ -1,0 +1,5 @@
+"""`python -m ellzero.cli`."""
+
+from ellzero.cli import main
+
+main()

@@ -1,0 +1,48 @@
+"""`ellzero certify`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer  # noqa: TID253
+
+from ellzero.cli.console import (
+    EXIT_CLAIM,
+    finite,
+    interruptible,
+    print_json,
+)
+from ellzero.cli.options import DataDir, Json
+
+
+def certify(
+    model: Annotated[str, typer.Argument(help="Model file that `ellzero train` wrote.")],
+    data: Annotated[str, typer.Argument(help="The data it was trained on: a name or a file.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict, for files.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute every claim of a saved model; exit with 4 when one fails."""
+    from ellzero.report import print_table
+    from ellzero.training import recertify
+
+    with interruptible():
+        found = recertify(model, data, target=target, data_dir=data_dir)
+    rows = [
+        {"claim": name, "file": said, "recomputed": now, "verdict": "holds" if ok else "fails"}
+        for name, said, now, ok in found.rows
+    ]
+    if as_json:
+        certificate = found.certificate.to_dict()
+        print_json(finite({"holds": found.holds, "claims": rows, "certificate": certificate}))
+    else:
+        print_table(
+            f"Claims of {model}",
+            ["claim", "file", "recomputed", "verdict"],
+            [list(row.values()) for row in rows],
+        )
+        for line in found.certificate.assumptions:
+            typer.echo(f"assumes: {line}")
+        typer.echo("Every claim holds." if found.holds else "At least one claim does not hold.")
+    if not found.holds:
+        raise typer.Exit(EXIT_CLAIM)
