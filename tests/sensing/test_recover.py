@@ -157,6 +157,18 @@ def test_correlated_atoms_where_plain_message_passing_diverges():
     assert result.measures["stage"] != "amp"
 
 
+def test_message_passing_is_not_believed_on_correlated_atoms():
+    generator = np.random.default_rng(2)
+    D = generator.standard_normal((250, 700))
+    for j in range(1, 700):
+        D[:, j] = 0.9 * D[:, j - 1] + np.sqrt(1 - 0.9**2) * D[:, j]
+    for seed in range(4):
+        generator = np.random.default_rng(seed)
+        x = np.zeros(700)
+        x[generator.choice(700, 40, replace=False)] = generator.choice([-1.0, 1.0], 40)
+        assert error(recover(D @ x, D, 40), x) < EXACT
+
+
 def test_an_ill_conditioned_dictionary():
     generator = np.random.default_rng(1)
     u = np.linalg.qr(generator.standard_normal((120, 120)))[0]

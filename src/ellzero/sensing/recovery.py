@@ -152,7 +152,9 @@ class _Case:
 
 def _believed(case: _Case, estimate: Estimate, j: int, answer: _Answer) -> bool:
     """Whether message passing explains the residual by noise that it knows well."""
-    if case.noise is not None or estimate.error[j] > BELIEVED:
+    # On other dictionaries its own account of the error has been seen to be wrong.
+    theory = case.dictionary.looks_independent or case.dictionary.has_orthogonal_rows
+    if case.noise is not None or not theory or estimate.error[j] > BELIEVED:
         return False
     explained = float(np.sqrt(estimate.noise[j] * case.dictionary.n_samples))
     return bool(estimate.settled[j]) and answer.residual <= 1.5 * max(explained, case.zero)
@@ -240,11 +242,19 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
         return best
     if not typical:
         _pass_messages(case, signals, best, vector_amp, "vamp")
+        _one_by_one(case, signals, best, ["search"])
         _pass_messages(case, signals, best, vector_amp, "vamp signs", prior="signs")
     _pass_messages(case, signals, best, vector_amp, "vamp damped", damping=0.4, max_iter=300)
-    if dictionary.matrix is None:
-        return best
-    stages = ["fbp"] if typical else ["search", "fbp", "sp", "bp"]
+    _one_by_one(case, signals, best, ["fbp"] if typical else ["fbp", "sp", "bp"], typical)
+    return best
+
+
+def _one_by_one(
+    case: _Case, signals: Floats, best: list[_Answer], stages: list[str], strict: bool = False
+) -> None:
+    """Run stages on the signals that have no accepted answer yet; they need a matrix."""
+    if case.dictionary.matrix is None:
+        return
     if case.n_nonzero is None:
         stages = [stage for stage in stages if stage not in {"sp", "search"}]
     for j in range(signals.shape[1]):
@@ -253,9 +263,8 @@ def _portfolio(case: _Case, signals: Floats) -> list[_Answer]:
                 break
             answer = _one_stage(case, signals[:, j], best[j], stage)
             # Where message passing is calibrated, its error is smaller even when all have failed.
-            if answer.accepted or not typical:
+            if answer.accepted or not strict:
                 _keep(case, best, j, answer)
-    return best
 
 
 def _named(case: _Case, signals: Floats, solver: str) -> list[_Answer]:
