@@ -398,7 +398,7 @@ class Tree:
         heap, free = np.zeros(size, np.int64), np.arange(size)[::-1].copy()
         ends, closed = np.array([1, size - 1]), np.array([math.inf])
         kernels.store(0, state, theta, left, first, split, *pool)
-        done, slice_ = 0, max(1, 20000 // (p + 20))
+        done, slice_ = 0, max(1, 6000 // (p + 20))
         support = np.full(left + int((state > 0).sum()), -1, np.int64)
         try:
             while done < patience:
