@@ -29,6 +29,7 @@ LEVELS = {
     "estimators": 6,
     "fitting": 6,
     "models": 6,
+    "sensing": 6,
     "report": 6,
     "training": 6,
     "nn": 6,

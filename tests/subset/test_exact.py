@@ -162,6 +162,11 @@ def test_work_at_the_root_and_in_the_tree_stays_small() -> None:
     hard = prove(Whole(*planted(300, 100, 10, 0.5, 1.0, 0)), 10, ridge=1 / 300)
     assert hard.status is Status.CONVERGED
     assert hard.n_nodes < 120
+    # Features are decided as soon as their change would come within half the tolerance.
+    assert 0 < hard.gap <= 1e-6
+    loose = prove(Whole(*planted(300, 100, 10, 0.5, 1.0, 0)), 10, ridge=1 / 300, tol=0.01)
+    assert 1e-6 < loose.gap <= 0.01
+    assert loose.n_nodes < hard.n_nodes
 
 
 def test_root_bound_is_the_perspective_relaxation_of_an_independent_solver() -> None:

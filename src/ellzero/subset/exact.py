@@ -229,7 +229,7 @@ def prove(
         status = Status.INTERRUPTED
     if tree.made == 0:
         tree.closed = 0.0
-    if tree.lower_bound >= tree.level:
+    if tree.is_settled:
         status = Status.CONVERGED
     elif status is Status.CONVERGED:
         status = Status.STALLED
@@ -323,9 +323,10 @@ class _Problem:
             block = self.gram.block(support) + self.shrinkage * np.eye(support.size)
             scale = np.sqrt(block.diagonal())
             target = self.gram.cross[support] / scale[:, None]
-            coef = np.linalg.solve(block / scale / scale[:, None], target)
+            solved = np.linalg.solve(block / scale / scale[:, None], target)
+            coef = np.asarray(solved, dtype=np.float64)
             value = max(self.energy - float((coef * target).sum()), 0.0)
-            coef = np.asarray(coef / scale[:, None], dtype=np.float64)
+            coef = coef / scale[:, None]
             there = coef[:, 0] != 0
             support, coef = support[there], coef[there]
         return Subset(

@@ -77,8 +77,8 @@ class _Parts:
         self._cache: dict[int, Floats] = {}
         self._total: dict[int, Floats] = {}
 
-    def add_up(self, index: Integers, chosen: Integers) -> Floats:
-        """Return products of columns within the chosen parts, shape (len(index), n_features)."""
+    def _load(self, index: Integers) -> None:
+        """Compute the products of those columns that are not kept."""
         missing = np.array([j for j in index.tolist() if j not in self._cache], np.int64)
         if missing.size:
             n_parts, p = self.diagonal.shape
@@ -107,17 +107,26 @@ class _Parts:
             for a, j in enumerate(missing.tolist()):
                 self._cache[j] = fresh[:, a]
                 self._total[j] = total[a]
+
+    def add_up(self, index: Integers, chosen: Integers, others: Integers) -> Floats:
+        """Return products of columns within the chosen parts, shape (len(index), n_features)."""
+        self._load(index)
         out = np.empty((index.size, self.diagonal.shape[1]))
-        for a, j in enumerate(index.tolist()):
+        for row, j in zip(out, index.tolist(), strict=True):
             parts = self._cache[j]
-            if 2 * chosen.size > parts.shape[0]:
-                # Fewer sums: all parts but those left out.
-                np.copyto(out[a], self._total[j])
-                for f in np.setdiff1d(np.arange(parts.shape[0]), chosen):
-                    out[a] -= parts[f]
+            if others.size < chosen.size:
+                np.subtract(self._total[j], parts[others[0]] if others.size else 0.0, out=row)
+                for f in others[1:]:
+                    np.subtract(row, parts[f], out=row)
             else:
-                np.sum(parts[chosen], axis=0, out=out[a])
+                np.sum(parts[chosen], axis=0, out=row)
         return out
+
+    def square(self, index: Integers, chosen: Integers) -> Floats:
+        """Return products among columns within the chosen parts."""
+        self._load(index)
+        rows = [self._cache[j][:, index][chosen].sum(axis=0) for j in index.tolist()]
+        return np.array(rows).reshape(index.size, index.size)
 
 
 class PartGram(AbstractGram):
@@ -134,6 +143,7 @@ class PartGram(AbstractGram):
     def __init__(self, parts: _Parts, chosen: Any) -> None:
         self._parts = parts
         self._chosen = np.flatnonzero(chosen)
+        self._others = np.flatnonzero(~chosen)
         weight = float(parts.weight[chosen].sum())
         if weight <= 0:
             raise InvalidParameterError("Every training and test set must have a positive weight.")
@@ -162,7 +172,8 @@ class PartGram(AbstractGram):
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
-        out = self._parts.add_up(np.asarray(index, np.int64), self._chosen)
+        index = np.asarray(index, np.int64)
+        out = self._parts.add_up(index, self._chosen, self._others)
         out -= (self.n_samples * self._shift[index])[:, None] * self._shift
         out[:, self._dead] = 0.0
         out[np.isin(index, self._dead)] = 0.0
@@ -170,7 +181,13 @@ class PartGram(AbstractGram):
 
     def block(self, index: Integers) -> Floats:
         """Return the square of G on `index`."""
-        return np.ascontiguousarray(self.columns(index)[:, index])
+        index = np.asarray(index, np.int64)
+        out = self._parts.square(index, self._chosen)
+        out -= (self.n_samples * self._shift[index])[:, None] * self._shift[index]
+        dead = np.isin(index, self._dead)
+        out[dead] = 0.0
+        out[:, dead] = 0.0
+        return out
 
 
 def fold_grams(

@@ -139,6 +139,12 @@ class Tree:
         return self.value - max(0.5 * self.tol * abs(self.value), self.floor)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the gap is at most `tol`, or what rounding leaves of it."""
+        value = self.value
+        return self.lower_bound >= value - max(self.tol * abs(value), 2.0 * self.floor)
+
+    @property
     def lower_bound(self) -> float:
         """Smallest bound of all boxes."""
         first = self.queue[0][0] if self.queue else math.inf
@@ -351,6 +357,7 @@ class Tree:
                 lowest = max(lowest, self.root_bound)
             self.current = min(lowest, self.value)
             self._found(part, support, float(best[0]), fixed)
+            self._count_fixed(part)
             if first:
                 self.root_bound = max(self.root_bound, min(lowest, self.value))
             if left < 0:
@@ -391,7 +398,7 @@ class Tree:
         heap, free = np.zeros(size, np.int64), np.arange(size)[::-1].copy()
         ends, closed = np.array([1, size - 1]), np.array([math.inf])
         kernels.store(0, state, theta, left, first, split, *pool)
-        done, slice_ = 0, max(1, 20000 // (p + 20))
+        done, slice_ = 0, max(1, 6000 // (p + 20))
         support = np.full(left + int((state > 0).sum()), -1, np.int64)
         try:
             while done < patience:
@@ -406,6 +413,7 @@ class Tree:
                 )  # fmt: skip
                 done += step
                 self._found(part, support, float(best[0]), fixed)
+                self._count_fixed(part)
                 low = min(closed[0], pool[5][heap[0]] if ends[0] else math.inf) - part.slack
                 self.current = min(max(low, lowest), self.value)
                 if code != kernels.PAUSED:
@@ -439,6 +447,12 @@ class Tree:
             np.sort(inside), part.names[open_], bound, weights, threshold,
             (theta / part.scale)[open_],
         )  # fmt: skip
+
+    def _count_fixed(self, part: Part) -> None:
+        """Count the boxes closed by deciding features: their bounds reach the level, no more."""
+        if self.count[2]:
+            margin = max(0.5 * self.tol * abs(self.value), self.floor + part.slack)
+            self.closed = min(self.closed, self.value - margin - part.slack)
 
     def _found(
         self, part: Part, support: Integers, value: float, fixed: States | None = None
