@@ -83,6 +83,8 @@ class Choice:
 class AbstractL0Estimator(BaseEstimator):
     """Shared parameters and steps; the losses are in the subclasses."""
 
+    _encoding: Encoding
+
     def __init__(
         self,
         n_nonzero_coefs: Any = "auto",

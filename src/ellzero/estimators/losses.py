@@ -233,7 +233,7 @@ def sample_losses(job: Job, scores: Floats) -> Floats:
     delta = float(job.options["delta"])
     residual = np.abs(u - y)
     inside = residual <= delta
-    return np.where(inside, 0.5 * residual**2, delta * (residual - 0.5 * delta))
+    return np.asarray(np.where(inside, 0.5 * residual**2, delta * (residual - 0.5 * delta)))
 
 
 def column_variances(X: Any, weight: Floats | None, *, center: bool) -> Floats:
