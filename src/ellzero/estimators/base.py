@@ -1,0 +1,386 @@
+"""What all estimators share: parameters, reading of data, search, selection, attributes."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator  # noqa: TID253
+from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
+from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
+
+from ellzero.core.result import Result, Status
+from ellzero.errors import DataError
+from ellzero.estimators import inputs
+from ellzero.estimators.criteria import CRITERIA, information_criteria
+from ellzero.estimators.inputs import Encoding, Floats, Integers
+from ellzero.estimators.losses import Job
+from ellzero.estimators.options import check_ridge, find_budgets, make_shape
+from ellzero.estimators.path import L0Path
+from ellzero.subset.results import SubsetPath
+from ellzero.validation import check_choice, check_integer, check_real
+
+EFFORTS = ("fast", "normal", "thorough")
+SOLVERS = ("auto", "search", "exact")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Data of `fit`, read and checked: samples with positive weight only."""
+
+    X: Any
+    y: Any
+    weight: Floats | None
+    encoding: Encoding
+
+    @property
+    def n_samples(self) -> float:
+        """Number of samples, or the sum of their weights."""
+        return float(self.X.shape[0] if self.weight is None else self.weight.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Path of a search and the model selected on it."""
+
+    job: Job
+    path: SubsetPath
+    ridge: float | Floats
+    criteria: dict[str, Floats]
+    selected: int
+
+
+class AbstractL0Estimator(BaseEstimator):
+    """Shared parameters and steps; the losses are in the subclasses."""
+
+    def __init__(
+        self,
+        n_nonzero_coefs: Any = "auto",
+        *,
+        criterion: str = "ebic",
+        ebic_gamma: float = 1.0,
+        ridge: Any = 0.0,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        always: Any = None,
+        forbidden: Any = None,
+        groups: Any = None,
+        nonnegative: bool = False,
+        lower: Any = None,
+        upper: Any = None,
+        solver: str = "auto",
+        effort: str = "normal",
+        max_iter: int = 1_000_000,
+        tol: float = 1e-6,
+        time_limit: float | None = None,
+        certify: bool = True,
+    ) -> None:
+        self.n_nonzero_coefs = n_nonzero_coefs
+        self.criterion = criterion
+        self.ebic_gamma = ebic_gamma
+        self.ridge = ridge
+        self.standardize = standardize
+        self.fit_intercept = fit_intercept
+        self.always = always
+        self.forbidden = forbidden
+        self.groups = groups
+        self.nonnegative = nonnegative
+        self.lower = lower
+        self.upper = upper
+        self.solver = solver
+        self.effort = effort
+        self.max_iter = max_iter
+        self.tol = tol
+        self.time_limit = time_limit
+        self.certify = certify
+
+    # What the subclasses say ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _loss(self) -> str:
+        """Return the name of the loss; called once the target has been read."""
+
+    @abstractmethod
+    def _read_target(self, y: Any, n_samples: int) -> Any:
+        """Return the target as the search takes it, for every sample."""
+
+    def _options(self) -> dict[str, Any]:
+        """Return more arguments of the loss."""
+        return {}
+
+    def _reweight(self, y: Any, weight: Floats | None) -> Floats | None:
+        """Return the sample weights with those of the classes."""
+        return weight
+
+    def _prepare(self, y: Any) -> Any:
+        """Check and encode the target of the samples that count."""
+        return y
+
+    # Reading ---------------------------------------------------------------------------------------
+
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        return tags
+
+    def _check_parameters(self) -> None:
+        """Raise for wrong options before any data are looked at."""
+        check_choice("criterion", self.criterion, CRITERIA)
+        check_choice("solver", self.solver, SOLVERS)
+        check_choice("effort", self.effort, EFFORTS)
+        check_real("ebic_gamma", self.ebic_gamma, 0.0)
+        check_real("tol", self.tol, 0.0, open_low=True)
+        check_integer("max_iter", self.max_iter, 1)
+        if self.time_limit is not None:
+            check_real("time_limit", self.time_limit, 0.0)
+        self._check_ridge()
+
+    def _check_ridge(self) -> None:
+        check_ridge(self.ridge)
+
+    def _match_features(self, X: Any, *, reset: bool) -> None:
+        """Set or compare the number and the names of the features."""
+        try:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        except ValueError as error:
+            if reset:
+                raise
+            hint = "Pass the columns of `feature_names_in_` in their order: "
+            hint += "`X[model.feature_names_in_]`."
+            raise DataError(str(error).rstrip(), hint if "names" in str(error) else None) from None
+
+    def _read_features(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
+        """Return X as a matrix; note or compare its columns."""
+        name = type(self).__name__
+        if inputs.is_table(X):
+            if not reset:
+                self._match_features(X, reset=False)
+            encoding = None if reset else self._encoding
+            table, encoding = inputs.read_table(X, encoding, drop_first=self.fit_intercept)
+            matrix = inputs.read_matrix(table, name, min_samples=min_samples)
+            if reset:
+                self._match_features(X, reset=True)
+                self._encoding = encoding
+        else:
+            matrix = inputs.read_matrix(X, name, min_samples=min_samples)
+            self._match_features(X if hasattr(X, "shape") else matrix, reset=reset)
+            if reset:
+                self._encoding = Encoding(None, None, self.fit_intercept, matrix.shape[1])
+            elif self._encoding.levels is not None:
+                raise DataError(
+                    "`X` must be a data frame, because columns were categorical in `fit`, got "
+                    f"{type(X).__name__}."
+                )
+        inputs.check_finite(matrix, self._encoding.expanded_names)
+        return matrix
+
+    def _read_training(self, X: Any, y: Any, sample_weight: Any) -> Training:
+        """Return the data of `fit`, without samples of weight zero."""
+        if y is None:
+            raise DataError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        matrix = self._read_features(X, reset=True, min_samples=2)
+        n = int(matrix.shape[0])
+        target = self._read_target(inputs.to_numpy(y), n)
+        if target.shape[0] != n:
+            raise DataError(
+                f"`X` and `y` must have the same number of samples, got {n} and "
+                f"{target.shape[0]}."
+            )
+        weight = read_weights(sample_weight, n)
+        if weight is not None and not weight.all():
+            rows = np.flatnonzero(weight)
+            matrix, target, weight = inputs.take_rows(matrix, rows), target[rows], weight[rows]
+        target = self._prepare(target)
+        weight = self._reweight(target, weight)
+        return Training(matrix, target, weight, self._encoding)
+
+    # Fitting -----------------------------------------------------------------------------------------
+
+    def _job(self, data: Training, ridge: float) -> Job:
+        """Return the search that the parameters ask for."""
+        return Job(
+            loss=self._loss(),
+            X=data.X,
+            y=data.y,
+            weight=data.weight,
+            shape=make_shape(self, data.encoding),
+            fit_intercept=bool(self.fit_intercept),
+            ridge=float(ridge),
+            standardize=bool(self.standardize),
+            effort=self.effort,
+            time_limit=self.time_limit,
+            options=self._options(),
+        )
+
+    def _criteria(
+        self, job: Job, path: SubsetPath, ridge: float | Floats
+    ) -> dict[str, Floats]:
+        """Return all information criteria of a path."""
+        chosen = np.array([job.shape.count_units(s.support) for s in path.subsets], dtype=float)
+        counts = np.array([s.n_nonzero for s in path.subsets], dtype=float)
+        return information_criteria(
+            job.deviance(path, ridge),
+            counts * job.n_free,
+            chosen,
+            n_samples=job.n_samples,
+            n_candidates=job.shape.n_units,
+            gamma=self.ebic_gamma,
+        )
+
+    def _choose(self, data: Training) -> Choice:
+        """Search, and select a budget by the criterion where there are several."""
+        job = self._job(data, self.ridge)
+        budgets, several = find_budgets(self.n_nonzero_coefs, job.shape, job.n_samples)
+        path, ridge = job.run(budgets)
+        criteria = self._criteria(job, path, ridge)
+        selected = int(np.argmin(criteria[self.criterion])) if several else len(path) - 1
+        return Choice(job, path, ridge, criteria, selected)
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Search for the best model, select its size where several are allowed, certify it.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+            Features. Categorical columns of a data frame are expanded and chosen together.
+        y : array, series or Tensor of shape (n_samples,)
+            Target.
+        sample_weight : array of shape (n_samples,) or None, default=None
+            Weight of every sample: a weight of 2 counts as the sample twice, also in criteria.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used; the message names the columns.
+        InvalidParameterError
+            If a parameter is out of range.
+        """
+        began = time.perf_counter()
+        self._check_parameters()
+        data = self._read_training(X, y, sample_weight)
+        self._store(self._choose(data), began)
+        return self
+
+    def _store(self, choice: Choice, began: float) -> None:
+        """Set what was learned."""
+        job, path = choice.job, choice.path
+        subset = path.subsets[choice.selected]
+        dtype = np.dtype(np.float32) if "float32" in str(job.X.dtype) else np.dtype(np.float64)
+        n_columns = int(job.X.shape[1])
+        self.coef_ = self._shape_coef(subset.dense(n_columns).astype(dtype))
+        self.intercept_ = self._shape_intercept(subset.intercept.astype(dtype))
+        self.support_ = subset.support.copy()
+        self.n_iter_ = count_work(path)
+        self.path_ = L0Path(
+            budgets=path.budgets,
+            subsets=path.subsets,
+            criteria=choice.criteria,
+            n_features=n_columns,
+            names=self._encoding.expanded_names,
+            selected=choice.selected,
+            unit="groups" if job.shape.grouped else "features",
+            _dtype=dtype,
+        )
+        self.result_ = Result(
+            params={},
+            value=subset.value,
+            status=path.status,
+            n_iter=self.n_iter_,
+            certificate=None,
+            trace=tuple(float(v) for v in self.path_.values),
+            seconds=time.perf_counter() - began,
+            solver="subset search",
+            measures=dict(path.measures),
+        )
+        if not path.status.is_success:
+            warnings.warn(describe_stop(path.status, self.time_limit), ConvergenceWarning, stacklevel=3)
+
+    def _shape_coef(self, coef: Any) -> Any:
+        """Return coefficients (n_outputs, n_columns) in the shape of `coef_`."""
+        return coef[0]
+
+    def _shape_intercept(self, intercept: Any) -> Any:
+        """Return intercepts (n_outputs,) in the shape of `intercept_`."""
+        return intercept[0]
+
+    # Predicting --------------------------------------------------------------------------------------
+
+    def _scores(self, X: Any) -> Any:
+        """Return the linear predictor of new samples, (n_samples, n_outputs)."""
+        check_is_fitted(self)
+        matrix = self._read_features(X, reset=False)
+        coef = np.atleast_2d(self.coef_)
+        return inputs.scores_of(matrix, coef, np.atleast_1d(self.intercept_))
+
+    def plot_path(self, ax: Any = None) -> Any:
+        """Draw every coefficient against the budget.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Where to draw; None makes a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+        """
+        check_is_fitted(self)
+        return self.path_.plot(ax)
+
+
+def read_weights(value: Any, n_samples: int) -> Floats | None:
+    """Return sample weights, finite, nonnegative and not all zero; None where there are none."""
+    if value is None:
+        return None
+    try:
+        weight = np.asarray(inputs.to_numpy(value), dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError("`sample_weight` must hold numbers.") from None
+    if weight.ndim == 0:
+        weight = np.full(n_samples, float(weight))
+    if weight.shape != (n_samples,):
+        raise DataError(
+            f"`sample_weight` must have one entry for each of {n_samples} samples, got shape "
+            f"{weight.shape}."
+        )
+    if not np.isfinite(weight).all():
+        raise DataError("`sample_weight` must be finite, got NaN or infinity.")
+    if (weight < 0).any():
+        raise DataError(f"`sample_weight` must not be negative, got {weight.min():g}.")
+    if not weight.any():
+        raise DataError("`sample_weight` must have a positive entry, got only zeros.")
+    return weight
+
+
+def count_work(path: SubsetPath) -> int:
+    """Return a count of the work of a search, at least 1."""
+    for name in ("n_iter", "scans", "swaps", "kicks"):
+        value = path.measures.get(name)
+        if isinstance(value, int | float) and value > 0:
+            return int(value)
+    return 1
+
+
+def describe_stop(status: Status, time_limit: float | None) -> str:
+    """Return why a search ended early and what to do."""
+    if status is Status.TIME_LIMIT:
+        return (
+            f"The search stopped at `time_limit={time_limit}` seconds; the model is the best so "
+            "far.\nhint: Raise `time_limit`, or choose a smaller `effort`."
+        )
+    return f"{status.value}\nhint: Look at `result_`."
