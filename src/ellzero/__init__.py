@@ -25,9 +25,11 @@ _HOMES = {
     "Result": "ellzero.core.result",
     "Status": "ellzero.core.result",
     "Batch": "ellzero.tensors.named",
+    "Huber": "ellzero.objectives",
     "LeastSquares": "ellzero.objectives",
     "Logistic": "ellzero.objectives",
     "ModuleLoss": "ellzero.objectives",
+    "Poisson": "ellzero.objectives",
     "Quadratic": "ellzero.objectives",
     "Softmax": "ellzero.objectives",
     "BlockL0Ball": "ellzero.sets",
@@ -92,9 +94,11 @@ if TYPE_CHECKING:
     from ellzero.core.solver import AbstractSolver as AbstractSolver
     from ellzero.core.solver import SolverState as SolverState
     from ellzero.core.solver import iterate as iterate
+    from ellzero.objectives import Huber as Huber
     from ellzero.objectives import LeastSquares as LeastSquares
     from ellzero.objectives import Logistic as Logistic
     from ellzero.objectives import ModuleLoss as ModuleLoss
+    from ellzero.objectives import Poisson as Poisson
     from ellzero.objectives import Quadratic as Quadratic
     from ellzero.objectives import Softmax as Softmax
     from ellzero.penalties import L0 as L0

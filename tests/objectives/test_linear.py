@@ -11,7 +11,16 @@ from torch import Tensor
 
 from ellzero.core.problem import AbstractLinearObjective
 from ellzero.errors import InvalidParameterError, NonFiniteError
-from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Quadratic, Softmax, linear
+from ellzero.objectives import (
+    Huber,
+    LeastSquares,
+    Logistic,
+    ModuleLoss,
+    Poisson,
+    Quadratic,
+    Softmax,
+    linear,
+)
 from ellzero.tensors import named
 from ellzero.tensors.named import Batch
 

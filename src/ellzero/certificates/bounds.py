@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective, moduli
 from ellzero.core.problem import (
+    AbstractConvexObjective,
     AbstractLinearObjective,
     AbstractObjective,
     AbstractSmoothObjective,
@@ -48,7 +49,7 @@ class LowerBound:
 
 
 def box_bound(
-    objective: AbstractSmoothObjective,
+    objective: AbstractConvexObjective,
     points: Tensor,
     budget: int,
     included: Tensor | None = None,
@@ -63,7 +64,7 @@ def box_bound(
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     points : Tensor of shape (K, n)
         Base points, dense or sparse, in the order of `named.flatten`.
@@ -114,13 +115,13 @@ def box_bound(
 
 
 def point_bound(
-    objective: AbstractSmoothObjective, constraint: AbstractSparseSet | None, params: Params
+    objective: AbstractConvexObjective, constraint: AbstractSparseSet | None, params: Params
 ) -> Tensor:
     """Return the lower bound over the whole constraint that each point gives.
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     constraint : AbstractSparseSet or None
         Set of allowed supports; None allows all. Bounds on entries are ignored, which keeps the
@@ -199,7 +200,7 @@ def dual_bound(objective: AbstractLinearObjective, constraint: L0Ball, params: P
 
 
 def perspective_bound(
-    objective: AbstractSmoothObjective,
+    objective: AbstractConvexObjective,
     constraint: L0Ball,
     start: Params | None = None,
     *,
@@ -219,7 +220,7 @@ def perspective_bound(
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     constraint : L0Ball
         Budget.
@@ -297,7 +298,7 @@ def lower_bound(
     LowerBound or None
         The bound; None when the objective is not convex with a positive modulus.
     """
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return None
     flat = FlatObjective.of(objective)
     best: LowerBound | None = None
@@ -322,13 +323,12 @@ def require_box_arguments(flat: FlatObjective, points: Tensor) -> None:
     InvalidParameterError
         If the number of columns is not the number of entries.
     IncompatibleError
-        If the objective is not smooth and convex.
+        If the objective is not convex.
     """
-    if not isinstance(flat.objective, AbstractSmoothObjective):
+    if not isinstance(flat.objective, AbstractConvexObjective):
         raise IncompatibleError(
-            f"Bounds need a convex objective with bounded curvature, "
-            f"got `{type(flat.objective).__name__}`.",
-            "Use `LeastSquares`, `Logistic` or `Softmax`.",
+            f"Bounds need a convex objective, got `{type(flat.objective).__name__}`.",
+            "Use `LeastSquares` or another loss of a linear predictor.",
         )
     if points.ndim != 2 or points.shape[1] != flat.size:
         raise InvalidParameterError(
@@ -446,8 +446,12 @@ def _relax(
     best_value, best_point, progress = -torch.inf, start[0], 0
     theta, ahead, momentum, before = start, start, 1.0, torch.inf
     everything = torch.arange(flat.size, device=start.device).unsqueeze(0)
-    assert isinstance(flat.objective, AbstractSmoothObjective)
-    step = 1.0 / max(flat.objective.smoothness(), 1e-300)
+    step = 0.0
+    if isinstance(flat.objective, AbstractSmoothObjective):
+        step = 1.0 / max(flat.objective.smoothness(), 1e-300)
+    elif not newton:
+        # No step size is known: the start has to do.
+        max_iter = 0
     root = modulus.sqrt()
     for iteration in range(max_iter + 1):
         value, grad = flat.value_and_grad(theta)

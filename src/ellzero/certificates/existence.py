@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective
 from ellzero.certificates.minimize import has_minimizer
-from ellzero.core.problem import AbstractLinearObjective, AbstractSmoothObjective
+from ellzero.core.problem import AbstractConvexObjective, AbstractLinearObjective
 
 # Above this many numbers the linear program that tells whether a minimizer exists is left out.
 PROGRAM_SIZE = 4_000_000
@@ -29,7 +29,7 @@ def why_no_bound(flat: FlatObjective, support: Tensor) -> str:
     """
     objective = flat.objective
     kind = type(objective).__name__
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return f"No lower bound: `{kind}` is not known to be convex."
     if not isinstance(objective, AbstractLinearObjective):
         return "No lower bound: the objective is not strongly convex."

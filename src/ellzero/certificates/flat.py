@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.core.problem import (
+    AbstractConvexObjective,
     AbstractLinearObjective,
     AbstractObjective,
     AbstractSmoothObjective,
@@ -184,9 +185,11 @@ def moduli(flat: FlatObjective) -> list[Tensor]:
     """
     objective = flat.objective
     zeros = named.flatten(named.zeros_like(flat.template))
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return [zeros]
-    known = objective.strong_convexity() - 500 * flat.precision * objective.smoothness()
+    known = objective.strong_convexity()
+    if isinstance(objective, AbstractSmoothObjective):
+        known -= 500 * flat.precision * objective.smoothness()
     if not isinstance(objective, AbstractLinearObjective):
         return [zeros + max(known, 0.0)]
     ridge = named.flatten(named.to_double(objective.ridge_weights()))

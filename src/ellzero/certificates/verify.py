@@ -16,6 +16,7 @@ from ellzero.certificates.proof import check_proof
 from ellzero.certificates.stability import TIE, ht_stability
 from ellzero.certificates.swaps import SOLVE_LIMIT, check_swaps
 from ellzero.core.problem import (
+    AbstractConvexObjective,
     AbstractQuadraticObjective,
     AbstractSmoothObjective,
     AbstractSparseSet,
@@ -459,7 +460,7 @@ def _gap(case: _Case, found: _Findings, dense: Params | None, proof: Proof | Non
     """Check lower bounds; return the best."""
     problem = case.problem
     objective = problem.objective
-    if isinstance(objective, AbstractSmoothObjective):
+    if isinstance(objective, AbstractConvexObjective):
         found.measures["strong_convexity"] = _convexity(case)
     if problem.penalty is not None:
         found.assumptions.append("No lower bound: a penalty is not covered.")
@@ -487,7 +488,7 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
     if proof is None:
         return best
     ball, objective = case.ball, case.problem.objective
-    if ball is None or not isinstance(objective, AbstractSmoothObjective):
+    if ball is None or not isinstance(objective, AbstractConvexObjective):
         found.check("proofs for another set than an `L0Ball`", 1, 0, Claim.OPTIMAL)
         return best
     checked = check_proof(objective, ball, proof, case.value, case.tol)
@@ -515,7 +516,9 @@ def _coordinatewise(case: _Case, found: _Findings, swaps: str) -> bool:
         return False
     reason = None
     if not isinstance(objective, AbstractSmoothObjective):
-        reason = f"`{type(objective).__name__}` is not known to be convex"
+        convex = isinstance(objective, AbstractConvexObjective)
+        lacks = "to have bounded curvature" if convex else "to be convex"
+        reason = f"`{type(objective).__name__}` is not known {lacks}"
     elif not case.is_plain:
         reason = "they are defined for an `L0Ball` without bounds and without a penalty"
     elif swaps == "none":

@@ -58,16 +58,20 @@ class AbstractTwiceDifferentiable(AbstractObjective):
         """
 
 
-class AbstractSmoothObjective(AbstractTwiceDifferentiable):
+class AbstractConvexObjective(AbstractTwiceDifferentiable):
+    """Convex objective; its curvature may grow without bound."""
+
+    @abstractmethod
+    def strong_convexity(self) -> float:
+        """Return m >= 0 such that f - (m/2)||theta||^2 is convex; 0.0 when nothing is known."""
+
+
+class AbstractSmoothObjective(AbstractConvexObjective):
     """Convex objective whose curvature is bounded everywhere."""
 
     @abstractmethod
     def smoothness(self) -> float:
         """Return an upper bound on the Lipschitz constant of the gradient."""
-
-    @abstractmethod
-    def strong_convexity(self) -> float:
-        """Return m >= 0 such that f - (m/2)||theta||^2 is convex; 0.0 when nothing is known."""
 
     @abstractmethod
     def curvature_bound(self) -> CurvatureBound:
@@ -82,7 +86,7 @@ class AbstractQuadraticObjective(AbstractSmoothObjective):
         """Return the exact minimizer whose support lies inside `masks`."""
 
 
-class AbstractLinearObjective(AbstractSmoothObjective):
+class AbstractLinearObjective(AbstractConvexObjective):
     r"""Loss of a linear predictor plus ridge: F(X theta) + sum_j (ridge_j / 2) theta_j^2."""
 
     @abstractmethod

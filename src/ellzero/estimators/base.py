@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,23 @@ from sklearn.base import BaseEstimator  # noqa: TID253
 from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
-from ellzero.core.result import Result, Status
-from ellzero.errors import DataError
+from ellzero.core.result import Certificate, Result, Status
+from ellzero.errors import DataError, IncompatibleError
 from ellzero.estimators import inputs
 from ellzero.estimators.criteria import CRITERIA, information_criteria
 from ellzero.estimators.inputs import Encoding, Floats, Integers
-from ellzero.estimators.losses import Job
+from ellzero.estimators.certify import certify, verify_fully
+from ellzero.estimators.losses import Found, Job
 from ellzero.estimators.options import check_ridge, find_budgets, make_shape
 from ellzero.estimators.path import L0Path
-from ellzero.subset.results import SubsetPath
+from ellzero.estimators.scaling import ScaledGram
+from ellzero.subset.exact import ExactResult
+from ellzero.subset.results import Subset, SubsetPath
 from ellzero.validation import check_choice, check_integer, check_real
 
+# Columns and boxes up to which `solver="auto"` goes on to a proof: about the time of a search.
+PROOF_COLUMNS = 64
+PROOF_NODES = 100
 EFFORTS = ("fast", "normal", "thorough")
 SOLVERS = ("auto", "search", "exact")
 
@@ -48,10 +54,31 @@ class Choice:
     """Path of a search and the model selected on it."""
 
     job: Job
-    path: SubsetPath
-    ridge: float | Floats
+    found: Found
     criteria: dict[str, Floats]
     selected: int
+
+    @property
+    def path(self) -> SubsetPath:
+        """The models of all budgets."""
+        return self.found.path
+
+    @property
+    def subset(self) -> Subset:
+        """The selected model."""
+        return self.path.subsets[self.selected]
+
+    @property
+    def budget(self) -> int:
+        """Its budget."""
+        return int(self.path.budgets[self.selected])
+
+    def with_subset(self, subset: Subset) -> Choice:
+        """Return the same with another selected model."""
+        subsets = list(self.path.subsets)
+        subsets[self.selected] = subset
+        path = replace(self.path, subsets=tuple(subsets))
+        return replace(self, found=replace(self.found, path=path))
 
 
 class AbstractL0Estimator(BaseEstimator):
@@ -77,7 +104,7 @@ class AbstractL0Estimator(BaseEstimator):
         max_iter: int = 1_000_000,
         tol: float = 1e-6,
         time_limit: float | None = None,
-        certify: bool = True,
+        certify: Any = True,
     ) -> None:
         self.n_nonzero_coefs = n_nonzero_coefs
         self.criterion = criterion
@@ -137,6 +164,8 @@ class AbstractL0Estimator(BaseEstimator):
         check_real("ebic_gamma", self.ebic_gamma, 0.0)
         check_real("tol", self.tol, 0.0, open_low=True)
         check_integer("max_iter", self.max_iter, 1)
+        if not isinstance(self.certify, bool):
+            check_choice("certify", self.certify, ("full",))
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0)
         self._check_ridge()
@@ -192,8 +221,7 @@ class AbstractL0Estimator(BaseEstimator):
         target = self._read_target(inputs.to_numpy(y), n)
         if target.shape[0] != n:
             raise DataError(
-                f"`X` and `y` must have the same number of samples, got {n} and "
-                f"{target.shape[0]}."
+                f"`X` and `y` must have the same number of samples, got {n} and {target.shape[0]}."
             )
         weight = read_weights(sample_weight, n)
         if weight is not None and not weight.all():
@@ -219,31 +247,31 @@ class AbstractL0Estimator(BaseEstimator):
             effort=self.effort,
             time_limit=self.time_limit,
             options=self._options(),
+            n_classes=len(getattr(self, "classes_", ())),
         )
 
-    def _criteria(
-        self, job: Job, path: SubsetPath, ridge: float | Floats
-    ) -> dict[str, Floats]:
+    def _criteria(self, job: Job, found: Found) -> dict[str, Floats]:
         """Return all information criteria of a path."""
+        path = found.path
         chosen = np.array([job.shape.count_units(s.support) for s in path.subsets], dtype=float)
         counts = np.array([s.n_nonzero for s in path.subsets], dtype=float)
         return information_criteria(
-            job.deviance(path, ridge),
+            job.deviance(found),
             counts * job.n_free,
             chosen,
             n_samples=job.n_samples,
             n_candidates=job.shape.n_units,
-            gamma=self.ebic_gamma,
+            gamma=getattr(self, "ebic_gamma", 1.0),
         )
 
     def _choose(self, data: Training) -> Choice:
         """Search, and select a budget by the criterion where there are several."""
         job = self._job(data, self.ridge)
         budgets, several = find_budgets(self.n_nonzero_coefs, job.shape, job.n_samples)
-        path, ridge = job.run(budgets)
-        criteria = self._criteria(job, path, ridge)
-        selected = int(np.argmin(criteria[self.criterion])) if several else len(path) - 1
-        return Choice(job, path, ridge, criteria, selected)
+        found = job.run(budgets)
+        criteria = self._criteria(job, found)
+        selected = int(np.argmin(criteria[self.criterion])) if several else 0
+        return Choice(job, found, criteria, selected)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Search for the best model, select its size where several are allowed, certify it.
@@ -276,12 +304,15 @@ class AbstractL0Estimator(BaseEstimator):
         return self
 
     def _store(self, choice: Choice, began: float) -> None:
-        """Set what was learned."""
-        job, path = choice.job, choice.path
-        subset = path.subsets[choice.selected]
+        """Set what was learned, once the selected model is proven as far as asked for."""
+        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        if exact is not None and exact.subset.value < choice.subset.value:
+            choice = choice.with_subset(exact.subset)
+        job, path, subset = choice.job, choice.path, choice.subset
         dtype = np.dtype(np.float32) if "float32" in str(job.X.dtype) else np.dtype(np.float64)
         n_columns = int(job.X.shape[1])
-        self.coef_ = self._shape_coef(subset.dense(n_columns).astype(dtype))
+        coef = subset.dense(n_columns).astype(dtype)
+        self.coef_ = self._shape_coef(coef)
         self.intercept_ = self._shape_intercept(subset.intercept.astype(dtype))
         self.support_ = subset.support.copy()
         self.n_iter_ = count_work(path)
@@ -295,19 +326,54 @@ class AbstractL0Estimator(BaseEstimator):
             unit="groups" if job.shape.grouped else "features",
             _dtype=dtype,
         )
-        self.result_ = Result(
-            params={},
-            value=subset.value,
-            status=path.status,
+        self.certificate_ = self._certify(choice, coef, exact)
+        self.lower_bound_ = None if self.certificate_ is None else self.certificate_.lower_bound
+        self.gap_ = None if self.certificate_ is None else self.certificate_.gap
+        if exact is not None and self.certificate_ is None:
+            self.lower_bound_, self.gap_ = exact.lower_bound, exact.gap
+        status = path.status
+        if exact is not None and self.solver == "exact":
+            status = exact.status
+        self.result_ = self._result(choice, status, began)
+        if not status.is_success:
+            message = describe_stop(status, self)
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+    def _certify(self, choice: Choice, coef: Any, exact: ExactResult | None) -> Certificate | None:
+        """Return what is proven of the selected model."""
+        if not self.certify:
+            return None
+        job, subset, ridge = choice.job, choice.subset, choice.found.ridge
+        reason = None
+        if self.certify == "full":
+            full = verify_fully(job, coef, subset, choice.budget, ridge, tol=self.tol)
+            if isinstance(full, Certificate):
+                return full
+            reason = full
+        certificate = certify(job, coef, subset, choice.budget, ridge, tol=self.tol, exact=exact)
+        if reason is None:
+            return certificate
+        said = f"The full certificate cannot be had: {reason}."
+        return replace(certificate, assumptions=(said, *certificate.assumptions))
+
+    def _result(self, choice: Choice, status: Status, began: float) -> Result:
+        """Return the outcome as the rest of the library reports it."""
+        import torch
+
+        params = {"coef": torch.as_tensor(np.array(self.coef_))}
+        if self.fit_intercept:
+            params["intercept"] = torch.as_tensor(np.array(self.intercept_))
+        return Result(
+            params=params,
+            value=choice.subset.value,
+            status=status,
             n_iter=self.n_iter_,
-            certificate=None,
+            certificate=self.certificate_,
             trace=tuple(float(v) for v in self.path_.values),
             seconds=time.perf_counter() - began,
-            solver="subset search",
-            measures=dict(path.measures),
+            solver=f"subset search, effort {self.effort!r}, solver {self.solver!r}",
+            measures=dict(choice.path.measures),
         )
-        if not path.status.is_success:
-            warnings.warn(describe_stop(path.status, self.time_limit), ConvergenceWarning, stacklevel=3)
 
     def _shape_coef(self, coef: Any) -> Any:
         """Return coefficients (n_outputs, n_columns) in the shape of `coef_`."""
@@ -376,11 +442,68 @@ def count_work(path: SubsetPath) -> int:
     return 1
 
 
-def describe_stop(status: Status, time_limit: float | None) -> str:
+def describe_stop(status: Status, estimator: AbstractL0Estimator) -> str:
     """Return why a search ended early and what to do."""
+    gap = "" if estimator.gap_ is None else f", within a proven gap of {estimator.gap_:.2g}"
     if status is Status.TIME_LIMIT:
         return (
-            f"The search stopped at `time_limit={time_limit}` seconds; the model is the best so "
-            "far.\nhint: Raise `time_limit`, or choose a smaller `effort`."
+            f"The search stopped at `time_limit={estimator.time_limit}` seconds; the model is the "
+            f"best so far{gap}.\nhint: Raise `time_limit`, or choose a smaller `effort`."
         )
-    return f"{status.value}\nhint: Look at `result_`."
+    if status is Status.MAX_ITER:
+        return (
+            f"Branch and bound stopped at `max_iter={estimator.max_iter}` boxes; the model is the "
+            f"best so far{gap}.\nhint: Raise `max_iter`, or add `ridge`, which shortens proofs."
+        )
+    return f"{status.value}\nhint: The model is the best so far; `certificate_` says what holds."
+
+
+def why_no_proof(job: Job) -> str | None:
+    """Return why branch and bound cannot treat a problem; None where it can."""
+    if job.loss != "squared":
+        return "it proves least squares only"
+    if job.n_outputs > 1:
+        return "it proves models of one target only"
+    if job.shape.grouped:
+        return "it does not treat groups"
+    if job.shape.lower is not None or job.shape.upper is not None:
+        return "it does not treat bounds on coefficients"
+    return None
+
+
+def prove_choice(
+    choice: Choice, solver: str, max_nodes: int, tol: float, time_limit: float | None
+) -> ExactResult | None:
+    """Return what branch and bound proves of the selected model; None where it is not asked."""
+    job = choice.job
+    why = why_no_proof(job)
+    if solver == "exact" and why is not None:
+        raise IncompatibleError(
+            f"`solver='exact'` cannot treat this problem: {why}.", "Pass `solver='auto'`."
+        )
+    small = job.X.shape[1] <= PROOF_COLUMNS
+    if why is not None or solver == "search" or (solver == "auto" and not small):
+        return None
+    from ellzero.subset.exact import prove
+
+    gram = choice.found.gram
+    assert gram is not None
+    ridge = choice.found.ridge
+    scale = np.ones(gram.n_features)
+    if np.ndim(ridge):
+        # The proof knows one lambda: give every column the unit in which it is `job.ridge`.
+        scale = np.sqrt(np.asarray(ridge) / job.ridge)
+        scale[scale == 0] = 1.0
+    scaled = ScaledGram(gram, scale)
+    exact = prove(
+        scaled,
+        choice.budget,
+        ridge=job.ridge,
+        always=job.shape.always.tolist(),
+        forbidden=job.shape.forbidden.tolist(),
+        start=scaled.scaled(choice.subset),
+        time_limit=time_limit,
+        max_nodes=max_nodes if solver == "exact" else PROOF_NODES,
+        tol=tol,
+    )
+    return replace(exact, subset=scaled.original(exact.subset))

@@ -42,7 +42,7 @@ class L0Classifier(ClassifierMixin, AbstractL0Estimator):
         max_iter: int = 1_000_000,
         tol: float = 1e-6,
         time_limit: float | None = None,
-        certify: bool = True,
+        certify: Any = True,
     ) -> None:
         super().__init__(
             n_nonzero_coefs,
@@ -207,9 +207,7 @@ def read_labels(y: Any) -> Any:
     return labels
 
 
-def class_weights(
-    given: Any, classes: Any, codes: Any, weight: Floats | None
-) -> Floats | None:
+def class_weights(given: Any, classes: Any, codes: Any, weight: Floats | None) -> Floats | None:
     """Return the sample weights times those of their classes."""
     if given is None:
         return weight

@@ -87,9 +87,7 @@ def information_criteria(
     }
 
 
-def gaussian_deviance(
-    residual: Floats, total: float, n_samples: float, n_outputs: int
-) -> Floats:
+def gaussian_deviance(residual: Floats, total: float, n_samples: float, n_outputs: int) -> Floats:
     """Return N m log(RSS / (N m)), the deviance with the noise variance estimated."""
     count = n_samples * n_outputs
     # Residuals below rounding are all one: an exact fit is not better than another exact fit.

@@ -12,7 +12,27 @@ from ellzero.estimators import inputs
 from ellzero.estimators.criteria import gaussian_deviance
 from ellzero.estimators.inputs import Floats, Integers
 from ellzero.estimators.options import Shape
+from ellzero.subset.gram import AbstractGram
 from ellzero.subset.results import Subset, SubsetPath
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Outcome of a search.
+
+    Parameters
+    ----------
+    path : SubsetPath
+        The models.
+    ridge : float or ndarray of shape (n_columns,)
+        The lambda that every coefficient had.
+    gram : AbstractGram or None
+        Inner products that the search used, for least squares.
+    """
+
+    path: SubsetPath
+    ridge: float | Floats
+    gram: AbstractGram | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,8 @@ class Job:
         Seconds.
     options : mapping
         More arguments of the loss.
+    n_classes : int, default=0
+        Number of classes, for classifiers.
     """
 
     loss: str
@@ -56,6 +78,7 @@ class Job:
     effort: str
     time_limit: float | None
     options: dict[str, Any]
+    n_classes: int = 0
 
     @property
     def n_samples(self) -> float:
@@ -67,7 +90,7 @@ class Job:
         """Number of linear predictors."""
         if self.loss == "squared":
             return int(self.y.shape[1])
-        return int(self.y.max()) + 1 if self.loss == "softmax" else 1
+        return self.n_classes if self.loss == "softmax" else 1
 
     @property
     def n_free(self) -> int:
@@ -93,8 +116,8 @@ class Job:
             "time_limit": self.time_limit,
         }
 
-    def run(self, budgets: Integers) -> tuple[SubsetPath, float | Floats]:
-        """Search for the best model of every budget; return the path and the ridge it had."""
+    def run(self, budgets: Integers) -> Found:
+        """Search for the best model of every budget."""
         if self.loss == "squared":
             return self.run_on(self.gram(), budgets)
         from ellzero.subset.glm import search_glm
@@ -115,24 +138,23 @@ class Job:
             bounded = self.shape.lower is not None or self.shape.upper is not None
             subsets = tuple(_centered(s, coef=not bounded) for s in path.subsets)
             path = replace(path, subsets=subsets)
-        return path, ridge
+        return Found(path, ridge)
 
-    def gram(self) -> Any:
+    def gram(self) -> AbstractGram:
         """Return the inner products of least squares."""
         from ellzero.subset.gram import gram_of
 
-        return gram_of(
-            self.X, self.y, sample_weight=self.weight, fit_intercept=self.fit_intercept
-        )
+        return gram_of(self.X, self.y, sample_weight=self.weight, fit_intercept=self.fit_intercept)
 
-    def run_on(self, gram: Any, budgets: Integers) -> tuple[SubsetPath, float | Floats]:
+    def run_on(self, gram: AbstractGram, budgets: Integers) -> Found:
         """Search on a Gram matrix that is there already."""
         from ellzero.subset.search import search
 
         ridge = self._ridge_per_column(gram)
-        return search(gram, budgets.tolist(), ridge=ridge, **self.limits()), ridge
+        path = search(gram, budgets.tolist(), ridge=ridge, **self.limits())
+        return Found(path, ridge, gram)
 
-    def _ridge_per_column(self, gram: Any | None) -> float | Floats:
+    def _ridge_per_column(self, gram: AbstractGram | None) -> float | Floats:
         """Return the ridge of every coefficient in the units of the columns."""
         if self.ridge == 0.0 or not self.standardize:
             return self.ridge
@@ -146,9 +168,9 @@ class Job:
         used = inputs.to_numpy(used)
         return np.asarray(used @ subset.coef) + subset.intercept
 
-    def deviance(self, path: SubsetPath, ridge: float | Floats) -> Floats:
+    def deviance(self, found: Found) -> Floats:
         """Return minus twice the log-likelihood of every model, up to a constant."""
-        losses = self.losses_of(path, ridge)
+        losses = self.losses_of(found)
         n = self.n_samples
         if self.loss == "squared":
             target = np.asarray(self.y, dtype=np.float64)
@@ -162,8 +184,9 @@ class Job:
             return np.asarray(n * np.log(np.maximum(losses, floor)))
         return 2 * n * losses
 
-    def losses_of(self, path: SubsetPath, ridge: float | Floats) -> Floats:
+    def losses_of(self, found: Found) -> Floats:
         """Return the mean loss of every model, the ridge taken out."""
+        path, ridge = found.path, found.ridge
         out = []
         for subset in path.subsets:
             part = ridge if np.ndim(ridge) == 0 else np.asarray(ridge)[subset.support, None]

@@ -233,7 +233,9 @@ def find_budgets(value: Any, shape: Shape, n_samples: float) -> tuple[Integers, 
     if isinstance(value, Iterable):
         items = list(value)
         if not items:
-            raise InvalidParameterError("`n_nonzero_coefs` must hold at least one budget, got none.")
+            raise InvalidParameterError(
+                "`n_nonzero_coefs` must hold at least one budget, got none."
+            )
         out = sorted({_budget(item, high, what) for item in items})
         several = True
     else:

@@ -19,6 +19,8 @@ BLOCK = 512
 # Change of a score by the last step beyond which a minimizer may lie at infinity: there a Newton
 # step changes scores by about 1 for ever, while the value stays.
 FAR_STEP = 1e-2
+# Relative decrease by a Newton step after which the next one would be below rounding.
+LAST = 1e-9
 # Share of a column that must lie outside the span of the others.
 PIVOT = 1e-11
 # Sums may be reordered; NaN and infinities keep their meaning.
@@ -222,7 +224,7 @@ def minimize(
     r, h : array of shape (n,)
         Receive the weighted negative gradient and curvature of every sample.
     hessian : array of shape (k, k)
-        Receives ``Z diag(h) Z^T + diag(ridge)``.
+        Receives ``Z diag(h) Z^T + diag(ridge)``, at the point before the last step.
 
     Returns
     -------
@@ -305,12 +307,17 @@ def minimize(
             status = CONVERGED
             break
         n_iter += 1
+        last = length == 1.0 and not smooth and decrement <= LAST * abs(value_there)
         smooth = False
         value = value_there
         for a in range(k):
             beta[a] = trial[a]
         for i in range(n):
             u[i] = trial_u[i]
+        if last and kind != HUBER:
+            _derivatives(kind, u, y, weight, delta, smooth, r, h)
+            status = CONVERGED
+            break
     if kind == HUBER:
         _derivatives(kind, u, y, weight, delta, True, r, h)
         _products(Z, r, h, gradient, hessian)

@@ -1,44 +1,48 @@
-"""Search over subsets for losses of linear predictors, by quadratic models and exact refits."""
+"""Search over subsets for losses of linear predictors, by quadratic models and exact refits.
+
+What is chosen is called a unit: one column of the table, or a group of them.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.subset.glm_design import AbstractDesign
-from ellzero.subset.glm_losses import AbstractLoss, Fit, Terms
-from ellzero.subset.results import Floats, Integers
+from ellzero.kernels import glm_newton
+from ellzero.subset.glm_design import AbstractDesign, RowsDesign
+from ellzero.subset.glm_losses import AbstractLoss, Fit, Terms, separates
+from ellzero.subset.glm_prices import Leaving, Moves, Units, measure, rank
+from ellzero.subset.results import Floats
 
-# Columns whose prices are computed again in float64.
-SHORTLIST = 32
 # Decrease that counts, relative to the value.
 LEAST = 1e-9
-# Share of the curvature of a column that must lie outside the span of the support.
-PIVOT = 1e-9
+# Units up to which all of them are priced in float64.
+FEW = 160
+# Numbers that the states that are kept may hold.
+MEMORY = 2**24
 
 
-class Separated(Exception):  # noqa: N818 - caught by the facade
-    """A support on which the loss has no minimizer is the best one."""
+class Separated(Exception):
+    """The loss has no minimizer on a support that is better than all others."""
 
-    def __init__(self, columns: Integers) -> None:
-        self.columns = columns
+    def __init__(self, units: tuple[int, ...]) -> None:
+        self.units = units
         super().__init__()
 
 
-class OutOfTime(Exception):  # noqa: N818 - caught inside the search
-    """The time limit has passed, or the callback asked to stop."""
+class Stopped(Exception):
+    """There is no time left, or the callback asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A support, its columns as rows after the constant one, and the minimizer on them."""
+    """Chosen units, their columns as rows after the constant one, and the minimizer on them."""
 
-    columns: tuple[int, ...]
+    units: tuple[int, ...]
     rows: Floats
     fit: Fit
     inverse: Floats
@@ -48,68 +52,102 @@ class State:
         """Objective."""
         return self.fit.value
 
+    @property
+    def key(self) -> frozenset[int]:
+        """The units, whatever their order."""
+        return frozenset(self.units)
+
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How hard to search."""
+class Rules:
+    """What may be chosen.
 
-    trials: int = 6
-    kicks: int = 40
-    patience: int = 6
-    population: int = 4
-    sweeps: int = 3
+    Parameters
+    ----------
+    ridge, lower, upper : ndarray of shape (n_features,)
+        Ridge and bounds of every column, as the user sees it.
+    fit_intercept : bool
+        Whether there is a constant column.
+    always : frozenset of int
+        Units that every support contains.
+    open : ndarray of shape (n_units,), bool
+        Units that may be chosen.
+    """
+
+    ridge: Floats
+    lower: Floats
+    upper: Floats
+    fit_intercept: bool
+    always: frozenset[int]
+    open: NDArray[np.bool_]
 
 
 class Search:
-    """One search: data, loss, rules, and all that was seen so far."""
+    """One search: data, loss, rules, and what was seen so far.
+
+    Parameters
+    ----------
+    design : AbstractDesign
+        Columns.
+    loss : AbstractLoss
+        Loss.
+    units : Units
+        What is chosen.
+    rules : Rules
+        What may be chosen.
+    trials : int
+        Exchanges with the best prices that are solved.
+    goes_on : callable
+        Raises `Stopped` when the search has to end.
+    """
 
     def __init__(
         self,
         design: AbstractDesign,
         loss: AbstractLoss,
+        units: Units,
+        rules: Rules,
         *,
-        ridge: float,
-        fit_intercept: bool,
-        always: Integers,
-        forbidden: Integers,
-        lower: Floats,
-        upper: Floats,
-        settings: Settings,
-        exists: Callable[[Integers], bool],
-        goes_on: Callable[[], bool] = lambda: True,
+        trials: int,
+        goes_on: Callable[[], None],
     ) -> None:
-        p = design.n_features
         self.design = design
         self.loss = loss
-        self.offset = int(fit_intercept)
-        self.ridge = ridge / np.square(design.scale)
-        self.lower = lower * design.scale
-        self.upper = upper * design.scale
-        self.always = frozenset(always.tolist())
-        self.open = design.usable.copy()
-        self.open[forbidden] = False
-        self.settings = settings
-        self.exists = exists
+        self.units = units
+        self.rules = rules
+        self.trials = trials
         self.goes_on = goes_on
+        self.offset = int(rules.fit_intercept)
+        self.ridge = rules.ridge / np.square(design.scale)
+        self.lower = rules.lower * design.scale
+        self.upper = rules.upper * design.scale
+        self.bounded = bool(np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
         self.counts = {"scans": 0, "refits": 0, "swaps": 0, "kicks": 0}
-        self._cache: dict[int, Floats] = {}
-        self._known: dict[frozenset[int], State] = {}
-        self.done: set[frozenset[int]] = set()
-        self._p = p
+        self.optima: set[frozenset[int]] = set()
+        self._rows: dict[int, Floats] = {}
+        self._states: dict[frozenset[int], State] = {}
+        self._above: dict[frozenset[int], float] = {}
+        few = units.members is None and design.n_features <= FEW
+        self._few = few and design.n_features * design.n_samples <= MEMORY
+        if self._few and not isinstance(design, RowsDesign):
+            self.design = RowsDesign(design, np.arange(design.n_features))
+        # The best share of the largest score that every unit had in a scan.
+        self.interest = np.zeros(units.count)
 
     # States ------------------------------------------------------------------------------------
 
-    def _row(self, column: int) -> Floats:
-        found = self._cache.get(column)
+    def unit_rows(self, unit: int) -> Floats:
+        """Return the columns of a unit as rows."""
+        found = self._rows.get(unit)
         if found is None:
-            if len(self._cache) * self.design.n_samples > 2**24:
-                self._cache.clear()
-            found = self.design.rows(np.array([column]))[0]
-            self._cache[column] = found
+            if len(self._rows) * self.design.n_samples > MEMORY:
+                self._rows.clear()
+            found = self.design.rows(self.units.columns(unit))
+            self._rows[unit] = found
         return found
 
-    def _terms(self, columns: Iterable[int]) -> Terms:
-        index = np.fromiter(columns, np.int64)
+    def _terms(self, units: Sequence[int]) -> Terms:
+        index = self.units.join(units)
         pad = np.zeros(self.offset)
         return Terms(
             np.concatenate([pad, self.ridge[index]]),
@@ -118,314 +156,301 @@ class Search:
         )
 
     def null(self) -> State:
-        """Return the state of the columns that are always in."""
-        columns = tuple(sorted(self.always))
-        rows = np.ones((self.offset + len(columns), self.design.n_samples))
-        for a, j in enumerate(columns):
-            rows[self.offset + a] = self._row(j)
+        """Return the state of the units that are always in."""
+        start = np.zeros((self.offset, self.loss.n_outputs))
+        if self.offset:
+            start[0] = self.loss.constant()
+        rows = np.ones((self.offset, self.design.n_samples))
+        fit = self.loss.minimize(rows, self._terms(()), start)
+        self.loss.floor = 1e-17 * abs(fit.value)
+        units = tuple(sorted(self.rules.always))
+        rows = np.concatenate([rows, *(self.unit_rows(u) for u in units)])
         start = np.zeros((rows.shape[0], self.loss.n_outputs))
-        found = self._refit(columns, rows, start, np.inf)
+        start[: self.offset] = fit.beta
+        found = self._refit(units, rows, start, np.inf)
         assert found is not None
         return found
 
     def _refit(
-        self, columns: tuple[int, ...], rows: Floats, start: Floats, stop: float
+        self, units: tuple[int, ...], rows: Floats, start: Floats, stop: float
     ) -> State | None:
-        """Return the state on some columns, or None when its value is not below `stop`."""
-        if not self.goes_on():
-            raise OutOfTime
-        key = frozenset(columns)
-        known = self._known.get(key)
+        """Return the state on some units, or None when its value is not below `stop`."""
+        key = frozenset(units)
+        known = self._states.get(key)
         if known is not None:
             return known if known.value < stop else None
-        self.counts["refits"] += 1
-        fit = self.loss.minimize(rows, self._terms(columns), start, stop)
-        if not fit.value < stop or fit.status == 1:
+        if stop <= self._above.get(key, -np.inf):
             return None
-        if fit.is_far and not self.exists(np.array(sorted(columns))):
-            raise Separated(np.array(sorted(columns)))
-        state = State(columns, rows, fit, _inverse(fit.hessian))
-        if len(self._known) > 256:
-            self._known.clear()
-        self._known[key] = state
+        self.goes_on()
+        self.counts["refits"] += 1
+        terms = self._terms(units)
+        fit = self.loss.minimize(rows, terms, start, stop)
+        if fit.is_far:
+            loose = terms.ridge == 0
+            ends = fit.status == glm_newton.SEPARATED or fit.value < stop
+            if ends and loose.any() and separates(self.loss, rows, terms, loose):
+                raise Separated(units)
+        if fit.status == glm_newton.ABORTED or not fit.value < stop:
+            self._above[key] = stop
+            return None
+        if self.bounded:
+            idle = self._idle(units, fit)
+            if idle.any():
+                # At a bound of zero a unit is not in use: its place is free.
+                keep = np.concatenate([[True] * self.offset, ~self._per_row(units, idle)])
+                rest = tuple(u for u, out in zip(units, idle, strict=True) if not out)
+                found = self._refit(rest, rows[keep], fit.beta[keep], stop)
+                if found is None:
+                    self._above[key] = stop
+                return found
+        state = State(units, rows, fit, _inverse(fit.hessian))
+        if (1 + len(self._states)) * (rows.size + 3 * rows.shape[1]) > MEMORY:
+            self._states.clear()
+        self._states[key] = state
         return state
 
-    # Prices ------------------------------------------------------------------------------------
+    def _per_row(self, units: Sequence[int], values: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(values, self.units.sizes[list(units)])
 
-    def _candidates(self, state: State, banned: frozenset[int]) -> NDArray[np.bool_]:
-        allowed = self.open.copy()
-        allowed[list(state.columns)] = False
+    def _idle(self, units: Sequence[int], fit: Fit) -> NDArray[np.bool_]:
+        """Return the units that may leave because their coefficients are zero."""
+        place = np.repeat(np.arange(len(units)), self.units.sizes[list(units)])
+        used = np.zeros(len(units), np.bool_)
+        used[place[(fit.beta[self.offset :] != 0).any(axis=1)]] = True
+        return ~used & np.array([u not in self.rules.always for u in units], np.bool_)
+
+    # Moves -------------------------------------------------------------------------------------
+
+    def _allowed(self, state: State, banned: frozenset[int]) -> NDArray[np.bool_]:
+        allowed = self.rules.open.copy()
+        allowed[list(state.units)] = False
         if banned:
             allowed[list(banned)] = False
         return allowed
 
-    def _measure(self, state: State, columns: Integers) -> tuple[Floats, Floats, Floats, Floats]:
-        """Return rows, products with the residual, and H and d of columns, in float64."""
-        rows = np.stack([self._row(int(j)) for j in columns])
-        weighted = rows * state.fit.curvature
-        slope = rows @ state.fit.residual
-        diagonal = np.einsum("jn,jn->j", weighted, rows) + self.ridge[columns]
-        cross = weighted @ state.rows.T
-        H = cross @ state.inverse
-        d = diagonal - np.einsum("jk,jk->j", cross, H)
-        d[d <= PIVOT * diagonal] = np.inf
-        return rows, slope, H, d
+    def _note(self, score: NDArray[Any]) -> None:
+        top = score.max(initial=0.0)
+        if top > 0:
+            np.maximum(self.interest, score / top, out=self.interest)
+
+    def _leaving(self, state: State) -> Leaving:
+        return Leaving.of(
+            state.inverse, state.fit.beta, self.units.sizes[list(state.units)], self.offset
+        )
+
+    def _measure(self, state: State, short: NDArray[np.int64]) -> Moves:
+        index = self.units.join(short)
+        limits = (self.lower[index], self.upper[index]) if self.bounded else None
+        if self._few:
+            assert isinstance(self.design, RowsDesign)
+            rows = self.design.all
+        else:
+            rows = np.concatenate([self.unit_rows(int(u)) for u in short])
+        return measure(
+            rows,
+            self.units.sizes[short],
+            self.ridge[index],
+            limits,
+            state.rows,
+            state.fit,
+            state.inverse,
+        )
 
     def grow(self, state: State, banned: frozenset[int] = frozenset()) -> State | None:
-        """Return the state with one more column, or None when no column helps."""
+        """Return the state with one more unit, or None when none lowers the value."""
         self.counts["scans"] += 1
-        slope = self.design.products(state.fit.residual.T)
-        score = np.square(slope).sum(1) / (self.design.squares(state.fit.curvature) + self.ridge)
-        score[~self._candidates(state, banned)] = -1.0
-        short = _largest(score, SHORTLIST)
-        short = short[score[short] > 0]
-        if short.size == 0:
+        allowed = self._allowed(state, banned)
+        if self._few:
+            short = np.arange(self.units.count)
+        else:
+            slope = self.design.products(state.fit.residual)
+            curvature = self.design.squares(state.fit.curvature) + self.ridge
+            score = np.where(allowed, self.units.gains(slope, curvature), 0.0)
+            self._note(score)
+            short = rank(score, allowed)
+        if not allowed.any():
             return None
-        rows, exact, H, d = self._measure(state, short)
-        gain = np.square(exact).sum(1) / d
-        order = np.argsort(-gain, kind="stable")[:3]
+        moves = self._measure(state, short)
+        gain = np.where(allowed[short], moves.additions(), -np.inf)
         best: State | None = None
-        for a in order:
-            if gain[a] <= 0:
+        order = np.argsort(-gain, kind="stable")[:3]
+        for place in order:
+            # Only those whose price is near the best.
+            if not gain[place] > 0 or (best is not None and gain[place] < 0.8 * gain[order[0]]):
                 break
-            move = exact[a] / d[a]
-            start = np.vstack([state.fit.beta - np.outer(H[a], move), move])
+            rows, move, H = moves.added(int(place))
+            start = np.concatenate([state.fit.beta - H.T @ move, move])
             stop = state.value if best is None else best.value
             found = self._refit(
-                (*state.columns, int(short[a])), np.vstack([state.rows, rows[a]]), start, stop
+                (*state.units, int(short[place])), np.concatenate([state.rows, rows]), start, stop
             )
-            if found is not None:
-                best = found
+            best = best if found is None else found
         return best
 
-    def _drop_costs(self, state: State) -> Floats:
-        """Return the price of leaving each column out, by the quadratic model."""
-        g = state.inverse.diagonal()[self.offset :]
-        cost = 0.5 * np.square(state.fit.beta[self.offset :]).sum(1) / g
-        for a, j in enumerate(state.columns):
-            if j in self.always:
-                cost[a] = np.inf
-        return np.asarray(cost)
-
     def drop(self, state: State, position: int) -> State:
-        """Return the state without the column at a position."""
-        a = position + self.offset
-        keep = np.arange(state.rows.shape[0]) != a
-        start = state.fit.beta - np.outer(
-            state.inverse[:, a] / state.inverse[a, a], state.fit.beta[a]
-        )
-        columns = state.columns[:position] + state.columns[position + 1 :]
-        found = self._refit(columns, state.rows[keep], start[keep], np.inf)
+        """Return the state without the unit at a position."""
+        units = state.units[:position] + state.units[position + 1 :]
+        leaving = self._leaving(state)
+        start = leaving.without(position, state.fit.beta)
+        keep = leaving.kept(position)
+        found = self._refit(units, state.rows[keep], start[keep], np.inf)
         assert found is not None
         return found
 
-    def shrink(self, state: State) -> State:
-        """Return the best state with one column less, among the cheapest few."""
-        cost = self._drop_costs(state)
+    def drop_costs(self, state: State) -> Floats:
+        """Return the price of leaving out each unit; infinite for those that are always in."""
+        cost = self._leaving(state).cost / 2
+        cost[[u in self.rules.always for u in state.units]] = np.inf
+        return cost
+
+    def shrink(self, state: State) -> State | None:
+        """Return the best state with one unit less, of the three cheapest; None without any."""
+        cost = self.drop_costs(state)
         best: State | None = None
-        for a in np.argsort(cost, kind="stable")[:3]:
-            if not np.isfinite(cost[a]):
-                break
-            found = self.drop(state, int(a))
-            if best is None or found.value < best.value:
-                best = found
-        assert best is not None
+        for place in np.argsort(cost, kind="stable")[:3]:
+            if np.isfinite(cost[place]):
+                found = self.drop(state, int(place))
+                if best is None or found.value < best.value:
+                    best = found
         return best
 
-    def swap(self, state: State) -> State | None:
-        """Return a better state that differs in one column, or None."""
-        offset, k = self.offset, len(state.columns)
+    def swap(self, state: State, trials: int | None = None) -> State | None:
+        """Return a better state that differs in one unit, or None when none was found."""
         self.counts["scans"] += 1
-        beta = state.fit.beta[offset:]
-        g = state.inverse.diagonal()[offset:]
-        vectors = np.vstack([state.rows * state.fit.curvature, state.fit.residual.T])
-        products = self.design.products(vectors)
-        cross, slope = products[:, : offset + k], products[:, offset + k :]
-        diagonal = self.design.squares(state.fit.curvature) + self.ridge
-        H = cross @ state.inverse
-        d = np.maximum(diagonal - np.einsum("jk,jk->j", cross, H), 1e-5 * diagonal)
-        cost = 2 * self._drop_costs(state)
-        gain = _swap_gains(slope, H[:, offset:], d, beta, g, cost)
-        gain[~self._candidates(state, frozenset())] = -np.inf
-        short = _largest(gain.max(axis=1), SHORTLIST)
-        short = short[np.isfinite(gain[short].max(axis=1))]
-        if short.size == 0:
+        leaving = self._leaving(state)
+        cost = 2 * self.drop_costs(state)
+        allowed = self._allowed(state, frozenset())
+        if not allowed.any():
             return None
-        rows, exact, H, d = self._measure(state, short)
-        gain = _swap_gains(exact, H[:, offset:], d, beta, g, cost)
-        order = np.argsort(-gain, axis=None, kind="stable")[: self.settings.trials]
+        if self._few:
+            short = np.arange(self.units.count)
+        else:
+            short = self._shortlist(state, leaving, cost, allowed)
+        moves = self._measure(state, short)
+        table = moves.swaps(leaving) - cost
+        table[~allowed[short]] = -np.inf
         best: State | None = None
         floor = state.value - LEAST * abs(state.value)
+        order = np.argsort(-table, axis=None, kind="stable")[: trials or self.trials]
         for n, place in enumerate(order):
-            a, i = divmod(int(place), k)
-            if not np.isfinite(gain[a, i]):
+            a, i = divmod(int(place), table.shape[1])
+            # Prices are not so far off.
+            if not table[a, i] > -0.7 * cost[i]:
                 break
-            found = self._exchange(state, i, int(short[a]), rows[a], exact[a], H[a], d[a], floor)
+            rows, move, H = moves.swapped(a, i, leaving)
+            start = leaving.without(i, state.fit.beta) - H.T @ move
+            keep = leaving.kept(i)
+            found = self._refit(
+                (*state.units[:i], *state.units[i + 1 :], int(short[a])),
+                np.concatenate([state.rows[keep], rows]),
+                np.concatenate([start[keep], move]),
+                floor,
+            )
             if found is not None:
                 best, floor = found, found.value
             if best is not None and n + 1 < order.size:
-                ahead = gain.flat[order[n + 1]] / 2
+                # What the next one promises is not much more than what is at hand.
+                ahead = table.flat[order[n + 1]] / 2
                 if state.value - best.value >= 0.5 * ahead:
                     break
         if best is not None:
             self.counts["swaps"] += 1
         return best
 
-    def _exchange(
-        self,
-        state: State,
-        position: int,
-        column: int,
-        row: Floats,
-        slope: Floats,
-        H: Floats,
-        d: float,
-        stop: float,
-    ) -> State | None:
-        a = position + self.offset
-        lean = state.inverse[:, a] / state.inverse[a, a]
-        out = state.fit.beta[a]
-        move = (slope + H[a] * out / state.inverse[a, a]) / (
-            d + H[a] ** 2 / state.inverse[a, a]
+    def _shortlist(
+        self, state: State, leaving: Leaving, cost: Floats, allowed: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Return the units with the best exchanges, by prices in float32."""
+        k = state.rows.shape[0]
+        products = self.design.products(
+            np.concatenate([state.rows * state.fit.curvature, state.fit.residual])
         )
-        start = state.fit.beta - np.outer(lean, out) - np.outer(H - H[a] * lean, move)
-        start[a] = move
-        rows = state.rows.copy()
-        rows[a] = row
-        columns = list(state.columns)
-        columns[position] = column
-        return self._refit(tuple(columns), rows, start, stop)
+        curvature = self.design.squares(state.fit.curvature) + self.ridge
+        gain = self.units.swap_gains(products[:k], products[k:], curvature, state.inverse, leaving)
+        # Before the cost of leaving, nothing is negative.
+        share = np.where(allowed, (gain / cost).max(axis=1), 0.0)
+        self._note(share)
+        return rank((gain - cost).max(axis=1), allowed)
 
-    def descend(self, state: State) -> State:
-        """Return the state that no priced exchange improves."""
-        while True:
-            key = frozenset(state.columns)
-            if key in self.done or len(state.columns) == len(self.always):
-                return state
-            better = self.swap(state)
+    def descend(self, state: State, trials: int | None = None) -> State:
+        """Return the state that no exchange among those solved improves."""
+        while len(state.units) > len(self.rules.always):
+            if trials is None and state.key in self.optima:
+                break
+            better = self.swap(state, trials)
             if better is None:
-                self.done.add(key)
-                return state
+                self.optima.add(state.key)
+                break
             state = better
+        return state
 
-    def kick(self, state: State, size: int, generator: np.random.Generator) -> State:
-        """Return the local optimum after some columns were replaced."""
-        self.counts["kicks"] += 1
-        target = len(state.columns)
-        # Ranked by price, so that the order of the columns does not matter.
-        ranked = np.argsort(self._drop_costs(state), kind="stable")
-        ranked = ranked[: target - len(self.always)]
-        weights = 1.0 / (1.0 + np.arange(ranked.size))
-        chosen = generator.choice(ranked, size, replace=False, p=weights / weights.sum())
-        leaving = frozenset(state.columns[a] for a in chosen)
-        for j in leaving:
-            state = self.drop(state, state.columns.index(j))
-        while len(state.columns) < target:
-            grown = self.grow(state, leaving)
+    def fill(self, state: State, size: int) -> State:
+        """Return the state after growing to a size, or as far as that helps."""
+        while len(state.units) < size:
+            grown = self.grow(state)
             if grown is None:
-                grown = self.grow(state)
-                if grown is None:
-                    return state
+                break
             state = grown
-        return self.descend(state)
+        return state
 
+    def restrict(self, units: NDArray[np.int64]) -> Search:
+        """Return the search among some units, which get new numbers."""
+        index = self.units.join(units)
+        design = RowsDesign(self.design, index)
+        rules = Rules(
+            self.rules.ridge[index],
+            self.rules.lower[index],
+            self.rules.upper[index],
+            self.rules.fit_intercept,
+            frozenset(np.flatnonzero(np.isin(units, list(self.rules.always))).tolist()),
+            self.rules.open[units],
+        )
+        inner = Search(
+            design,
+            self.loss,
+            self.units.restrict(units, design),
+            rules,
+            trials=self.trials,
+            goes_on=self.goes_on,
+        )
+        inner.counts = self.counts
+        return inner
 
-def _swap_gains(
-    slope: NDArray[Any],
-    H: NDArray[Any],
-    d: NDArray[Any],
-    beta: Floats,
-    g: Floats,
-    cost: Floats,
-) -> NDArray[Any]:
-    """Return twice the decrease by every exchange, (entering, leaving), in the quadratic model."""
-    gain = np.zeros(H.shape)
-    for m in range(beta.shape[1]):
-        gain += np.square(slope[:, m, None] + H * (beta[:, m] / g))
-    gain /= d[:, None] + np.square(H) / g
-    gain -= cost
-    return gain
+    def adopt(self, state: State, units: NDArray[np.int64]) -> State:
+        """Return a state of a search among some units as one of this search."""
+        moved = State(
+            tuple(int(units[u]) for u in state.units), state.rows, state.fit, state.inverse
+        )
+        return self._states.setdefault(moved.key, moved)
 
-
-def _largest(score: NDArray[Any], count: int) -> Integers:
-    """Return where the largest scores are, the largest first, ties by position."""
-    if score.size > 4 * count:
-        level = np.partition(score, score.size - count)[score.size - count]
-        places = np.flatnonzero(score >= level)
-    else:
-        places = np.arange(score.size)
-    return places[np.argsort(-score[places], kind="stable")][:count]
+    def kick(self, state: State, amount: int, generator: np.random.Generator) -> State:
+        """Return the local optimum after some units were replaced."""
+        self.counts["kicks"] += 1
+        target = len(state.units)
+        cost = self.drop_costs(state)
+        # Ranked by price, so that the order of the columns does not matter.
+        ranked = np.argsort(cost, kind="stable")[: int(np.isfinite(cost).sum())]
+        weights = 1.0 / (1.0 + np.arange(ranked.size))
+        chosen = generator.choice(ranked, amount, replace=False, p=weights / weights.sum())
+        leaving = [state.units[a] for a in chosen]
+        for unit in leaving:
+            if unit in state.units:
+                state = self.drop(state, state.units.index(unit))
+        for _ in range(amount):
+            grown = self.grow(state, frozenset(leaving))
+            if grown is None:
+                break
+            state = grown
+        return self.descend(self.fill(state, target))
 
 
 def _inverse(hessian: Floats) -> Floats:
     """Return the inverse of a positive matrix; directions without curvature count for little."""
-    size = np.sqrt(hessian.diagonal())
+    size = np.sqrt(np.maximum(hessian.diagonal(), 0))
     size = np.where(size > 0, size, 1.0)
     unit = hessian / np.outer(size, size)
-    try:
-        out = np.linalg.inv(unit)
-        if not (np.isfinite(out).all() and (out.diagonal() > 0).all()):
-            raise np.linalg.LinAlgError
-    except np.linalg.LinAlgError:
-        out = np.linalg.pinv(unit + 1e-10 * np.eye(unit.shape[0]), hermitian=True)
+    unit[np.diag_indices_from(unit)] += 1e-12
+    out = np.linalg.inv(unit)
+    if not (np.isfinite(out).all() and (out.diagonal() > 0).all()):
+        out = np.linalg.pinv(unit, hermitian=True) + 1e-12 * np.eye(unit.shape[0])
     return np.asarray(out / np.outer(size, size))
-
-
-def search_sizes(search: Search, sizes: list[int]) -> dict[int, State]:
-    """Return the best state found for every size; fewer sizes when time runs out."""
-    best: dict[int, State] = {}
-
-    def record(state: State) -> bool:
-        size = len(state.columns)
-        better = size not in best or state.value < best[size].value * (1 - LEAST)
-        if size not in best or state.value < best[size].value:
-            best[size] = state
-        return better
-
-    wanted = set(sizes)
-    largest = max(sizes)
-    try:
-        state = search.null()
-        record(state)
-        while len(state.columns) < largest:
-            grown = search.grow(state)
-            if grown is None:
-                break
-            state = grown
-            if len(state.columns) in wanted:
-                state = search.descend(state)
-            record(state)
-        for size in sorted(wanted & set(best)):
-            _improve(search, best, size, record)
-    except OutOfTime:
-        pass
-    return best
-
-
-def _improve(
-    search: Search, best: dict[int, State], size: int, record: Callable[[State], bool]
-) -> None:
-    """Kick the best state of a size until nothing new comes."""
-    settings = search.settings
-    free = size - len(search.always)
-    if free <= 0:
-        return
-    generator = np.random.default_rng(size)
-    idle = 0
-    for n in range(settings.kicks):
-        amount = min(free, 1 + n % max(1, min(4, free // 2)))
-        found = search.kick(best[size], amount, generator)
-        if len(found.columns) == size and record(found):
-            idle = 0
-        else:
-            idle += 1
-        if idle >= settings.patience:
-            break
-
-
-def clock(time_limit: float | None) -> Callable[[], bool]:
-    """Return a function that tells whether there is time left."""
-    if time_limit is None:
-        return lambda: True
-    end = time.perf_counter() + time_limit
-    return lambda: time.perf_counter() < end

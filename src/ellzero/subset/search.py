@@ -103,5 +103,7 @@ def search(
             S = [*S, int(np.argmax(gain))]
             S = descend(S)
         found[k] = list(S)
-    subsets = tuple(refit(gram, np.asarray(found.get(int(k), S), np.int64), shrink) for k in wanted)
+    subsets = tuple(
+        refit(gram, np.asarray(found.get(int(k), S), np.int64), shrink) for k in wanted
+    )
     return SubsetPath(wanted, subsets, Status.CONVERGED, {})
