@@ -14,11 +14,11 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
 from ellzero.core.result import Certificate, Result, Status
-from ellzero.errors import DataError, IncompatibleError
+from ellzero.errors import DataError, IncompatibleError, InvalidParameterError
 from ellzero.estimators import inputs
 from ellzero.estimators.certify import certify, verify_fully
 from ellzero.estimators.criteria import CRITERIA, information_criteria
-from ellzero.estimators.inputs import Encoding, Floats
+from ellzero.estimators.inputs import Encoding, Floats, Integers
 from ellzero.estimators.losses import Found, Job
 from ellzero.estimators.options import check_ridge, find_budgets, make_shape
 from ellzero.estimators.path import L0Path
@@ -42,11 +42,10 @@ class Training:
     y: Any
     weight: Floats | None
     encoding: Encoding
-
-    @property
-    def n_samples(self) -> float:
-        """Number of samples, or the sum of their weights."""
-        return float(self.X.shape[0] if self.weight is None else self.weight.sum())
+    target: Any
+    """The target of all samples, as it was given."""
+    rows: Integers | None
+    """Samples with positive weight among all; None where these are all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +129,7 @@ class AbstractL0Estimator(BaseEstimator):
         self.time_limit = time_limit
         self.certify = certify
 
-    # What the subclasses say ---------------------------------------------------------------------
+    # What the subclasses say ------------------------------------------------------------
 
     @abstractmethod
     def _loss(self) -> str:
@@ -152,7 +151,7 @@ class AbstractL0Estimator(BaseEstimator):
         """Check and encode the target of the samples that count."""
         return y
 
-    # Reading ---------------------------------------------------------------------------------------
+    # Reading ------------------------------------------------------------
 
     def __sklearn_tags__(self) -> Any:
         """Return what scikit-learn may expect."""
@@ -163,10 +162,11 @@ class AbstractL0Estimator(BaseEstimator):
 
     def _check_parameters(self) -> None:
         """Raise for wrong options before any data are looked at."""
-        check_choice("criterion", self.criterion, CRITERIA)
+        if hasattr(self, "criterion"):
+            check_choice("criterion", self.criterion, CRITERIA)
+            check_real("ebic_gamma", self.ebic_gamma, 0.0)
         check_choice("solver", self.solver, SOLVERS)
         check_choice("effort", self.effort, EFFORTS)
-        check_real("ebic_gamma", self.ebic_gamma, 0.0)
         check_real("tol", self.tol, 0.0, open_low=True)
         check_integer("max_iter", self.max_iter, 1)
         if not isinstance(self.certify, bool):
@@ -229,14 +229,15 @@ class AbstractL0Estimator(BaseEstimator):
                 f"`X` and `y` must have the same number of samples, got {n} and {target.shape[0]}."
             )
         weight = read_weights(sample_weight, n)
+        rows, used = None, target
         if weight is not None and not weight.all():
-            rows = np.flatnonzero(weight)
-            matrix, target, weight = inputs.take_rows(matrix, rows), target[rows], weight[rows]
-        target = self._prepare(target)
-        weight = self._reweight(target, weight)
-        return Training(matrix, target, weight, self._encoding)
+            rows = np.flatnonzero(weight).astype(np.int64)
+            matrix, used, weight = inputs.take_rows(matrix, rows), target[rows], weight[rows]
+        used = self._prepare(used)
+        weight = self._reweight(used, weight)
+        return Training(matrix, used, weight, self._encoding, target, rows)
 
-    # Fitting -----------------------------------------------------------------------------------------
+    # Fitting ------------------------------------------------------------
 
     def _job(self, data: Training, ridge: float) -> Job:
         """Return the search that the parameters ask for."""
@@ -330,6 +331,7 @@ class AbstractL0Estimator(BaseEstimator):
         self.coef_ = self._shape_coef(coef)
         self.intercept_ = self._shape_intercept(subset.intercept.astype(dtype))
         self.support_ = subset.support.copy()
+        self.selected_features_ = np.unique(self._encoding.sources[subset.support])
         self.n_iter_ = count_work(path)
         self.path_ = L0Path(
             budgets=path.budgets,
@@ -409,9 +411,8 @@ class AbstractL0Estimator(BaseEstimator):
             )
         support = np.flatnonzero(dense.any(axis=0)).astype(np.int64)
         subset = Subset(support, dense[:, support].T.copy(), shift, 0.0)
-        found = (
-            job.run(np.zeros(1, dtype=np.int64)) if not job.shape.n_always else job.run(budgets)
-        )
+        # A search for the least that is allowed, for the Gram matrix and the ridge of columns.
+        found = job.run(np.array([job.shape.n_always], dtype=np.int64))
         lam = np.broadcast_to(np.asarray(found.ridge, dtype=np.float64), (wanted[1],))
         penalty = 0.5 * float((lam[support, None] * subset.coef**2).sum())
         subset = replace(subset, value=job.mean_loss(job.scores(subset)) + penalty)
@@ -466,7 +467,7 @@ class AbstractL0Estimator(BaseEstimator):
         """Return intercepts (n_outputs,) in the shape of `intercept_`."""
         return intercept[0]
 
-    # Predicting --------------------------------------------------------------------------------------
+    # Predicting ------------------------------------------------------------
 
     def _scores(self, X: Any) -> Any:
         """Return the linear predictor of new samples, (n_samples, n_outputs)."""
@@ -549,7 +550,7 @@ def why_no_proof(job: Job) -> str | None:
         return "it proves models of one target only"
     if job.shape.grouped:
         return "it does not treat groups"
-    if job.shape.lower is not None or job.shape.upper is not None:
+    if job.shape.bounded:
         return "it does not treat bounds on coefficients"
     return None
 

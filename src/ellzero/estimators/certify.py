@@ -256,7 +256,7 @@ def _squares_checks(
             inner = inverse if f.all() else _inverse(normal[np.ix_(f, f)])
             decrease += float(part @ inner @ part) / (2 * total)
     found.check("value above the minimum on the same support", decrease, slack, Claim.STATIONARY)
-    if job.shape.grouped or job.shape.lower is not None or job.shape.upper is not None:
+    if job.shape.grouped or job.shape.bounded:
         why = "groups" if job.shape.grouped else "bounds on coefficients"
         found.assumptions.append(
             f"Exchanges are not checked: they have no closed form with {why}."
@@ -404,19 +404,15 @@ def verify_fully(
     import torch
 
     from ellzero.certificates import verify
-    from ellzero.objectives import LeastSquares, Logistic, Softmax
+    from ellzero.objectives import Huber, LeastSquares, Logistic, Poisson, Softmax
     from ellzero.sets import GroupL0Ball, L0Ball
 
     if hasattr(job.X, "tocsc"):
         return "X is sparse"
     if job.shape.always.size or job.shape.forbidden.size:
         return "features are always kept or forbidden"
-    if job.shape.lower is not None or job.shape.upper is not None:
+    if job.shape.bounded:
         return "coefficients have bounds"
-    if job.loss in ("poisson", "huber") or (job.loss != "squared" and job.weight is not None):
-        return (
-            "this loss has no certificate there" if job.weight is None else "samples have weights"
-        )
     lam = np.broadcast_to(np.asarray(ridge, dtype=np.float64), (job.X.shape[1],))
     used = lam[lam > 0]
     # One lambda for all columns: with `standardize`, that of columns of unit size.
@@ -433,17 +429,23 @@ def verify_fully(
         if job.fit_intercept:
             X = X - np.average(X, axis=0, weights=weight)
             y = y - np.average(y, axis=0, weights=weight)
-        root = np.sqrt(weight / weight.mean())[:, None]
         flat = y.shape[1] == 1
-        target = torch.as_tensor((y * root)[:, 0] if flat else y * root)
-        objective = LeastSquares(torch.as_tensor(X / scale * root), target, ridge=level)
+        target = torch.as_tensor(y[:, 0] if flat else y)
+        objective = LeastSquares(
+            torch.as_tensor(X / scale), target, level, sample_weight=torch.as_tensor(weight)
+        )
         params = {"coef": theta[0] if flat else theta}
     else:
-        kind = Logistic if job.loss == "logistic" else Softmax
-        flat = job.loss == "logistic"
-        names = {"coef": level, "intercept": 0.0} if job.fit_intercept else level
+        kinds: dict[str, Any] = {"logistic": Logistic, "softmax": Softmax, "poisson": Poisson}
+        kind = kinds.get(job.loss, Huber)
+        flat = job.loss != "softmax"
         objective = kind(
-            torch.as_tensor(X / scale), torch.as_tensor(job.y), names, job.fit_intercept
+            torch.as_tensor(X / scale),
+            torch.as_tensor(job.y),
+            ridge={"coef": level, "intercept": 0.0} if job.fit_intercept else level,
+            fit_intercept=job.fit_intercept,
+            sample_weight=None if job.weight is None else torch.as_tensor(job.weight),
+            **job.options,
         )
         params = {"coef": theta[0] if flat else theta}
         if job.fit_intercept:

@@ -14,57 +14,16 @@ from sklearn.utils.validation import column_or_1d  # noqa: TID253
 from ellzero.errors import DataError, InvalidParameterError
 from ellzero.estimators import inputs
 from ellzero.estimators.base import AbstractL0Estimator
+from ellzero.estimators.documents import document
 from ellzero.estimators.inputs import Floats
 from ellzero.validation import check_real
 
 
-class L0Classifier(ClassifierMixin, AbstractL0Estimator):
-    """Logistic or softmax classification with a budget on features."""
+class AbstractClassifier(ClassifierMixin, AbstractL0Estimator):
+    """What classifiers with and without cross-validation share."""
 
-    def __init__(
-        self,
-        n_nonzero_coefs: Any = "auto",
-        *,
-        class_weight: Any = None,
-        criterion: str = "ebic",
-        ebic_gamma: float = 1.0,
-        ridge: Any = 1e-3,
-        standardize: bool = True,
-        fit_intercept: bool = True,
-        always: Any = None,
-        forbidden: Any = None,
-        groups: Any = None,
-        nonnegative: bool = False,
-        lower: Any = None,
-        upper: Any = None,
-        solver: str = "auto",
-        effort: str = "normal",
-        max_iter: int = 1_000_000,
-        tol: float = 1e-6,
-        time_limit: float | None = None,
-        certify: Any = True,
-    ) -> None:
-        super().__init__(
-            n_nonzero_coefs,
-            criterion=criterion,
-            ebic_gamma=ebic_gamma,
-            ridge=ridge,
-            standardize=standardize,
-            fit_intercept=fit_intercept,
-            always=always,
-            forbidden=forbidden,
-            groups=groups,
-            nonnegative=nonnegative,
-            lower=lower,
-            upper=upper,
-            solver=solver,
-            effort=effort,
-            max_iter=max_iter,
-            tol=tol,
-            time_limit=time_limit,
-            certify=certify,
-        )
-        self.class_weight = class_weight
+    classes_: Any
+    class_weight: Any
 
     def _loss(self) -> str:
         return "logistic" if len(self.classes_) == 2 else "softmax"
@@ -175,6 +134,90 @@ class L0Classifier(ClassifierMixin, AbstractL0Estimator):
         if scores.ndim == 1:
             return np.column_stack([special.expit(-scores), special.expit(scores)])
         return special.softmax(scores, axis=1)
+
+
+@document
+class L0Classifier(AbstractClassifier):
+    r"""Logistic or softmax classification with a budget on features.
+
+    .. math:: \min_{B, b_0} -\frac1N \sum_i w_i \log p_{i, y_i}
+        + \frac\lambda2 \sum_j s_j^2 \|b_j\|^2 \quad \text{with at most } k
+        \text{ features with } b_j \ne 0
+
+    where p are the probabilities, by the logistic function for two classes and by the softmax for
+    more, k is `n_nonzero_coefs`, :math:`\lambda` is `ridge` and :math:`s_j` the standard deviation
+    of feature j (1 without `standardize`). A feature counts once, for all classes together.
+
+    [parameters]
+
+    [attributes]
+
+    See Also
+    --------
+    L0ClassifierCV : The same with cross-validation of size and ridge.
+
+    Notes
+    -----
+    A little ridge is the default because without it classes that some features separate have no
+    best coefficients: the loss falls for ever as they grow. With `ridge=0` such data raise
+    `SeparableError`, which names the features.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ellzero import L0Classifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((300, 20))
+    >>> y = np.where(X[:, 3] - X[:, 8] + 0.5 * rng.logistic(size=300) > 0, "yes", "no")
+    >>> model = L0Classifier().fit(X, y)
+    >>> model.support_.tolist(), model.predict(X[:3]).tolist()
+    ([3, 8], ['no', 'yes', 'no'])
+    """
+
+    def __init__(
+        self,
+        n_nonzero_coefs: Any = "auto",
+        *,
+        class_weight: Any = None,
+        criterion: str = "ebic",
+        ebic_gamma: float = 1.0,
+        ridge: Any = 1e-3,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        always: Any = None,
+        forbidden: Any = None,
+        groups: Any = None,
+        nonnegative: bool = False,
+        lower: Any = None,
+        upper: Any = None,
+        solver: str = "auto",
+        effort: str = "normal",
+        max_iter: int = 1_000_000,
+        tol: float = 1e-6,
+        time_limit: float | None = None,
+        certify: Any = True,
+    ) -> None:
+        super().__init__(
+            n_nonzero_coefs,
+            criterion=criterion,
+            ebic_gamma=ebic_gamma,
+            ridge=ridge,
+            standardize=standardize,
+            fit_intercept=fit_intercept,
+            always=always,
+            forbidden=forbidden,
+            groups=groups,
+            nonnegative=nonnegative,
+            lower=lower,
+            upper=upper,
+            solver=solver,
+            effort=effort,
+            max_iter=max_iter,
+            tol=tol,
+            time_limit=time_limit,
+            certify=certify,
+        )
+        self.class_weight = class_weight
 
 
 def read_labels(y: Any) -> Any:

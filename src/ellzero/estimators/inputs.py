@@ -200,9 +200,8 @@ def read_table(X: Any, encoding: Encoding | None, *, drop_first: bool) -> tuple[
     for j, (column, name) in enumerate(zip(series, columns, strict=True)):
         known = None if encoding.levels is None else encoding.levels[j]
         if known is not None:
-            if _levels_of(column) is None:
-                column = _as_categorical(column)
-            pieces.append(_one_hot(column, str(name), known, encoding.drop_first))
+            values = column if _levels_of(column) is not None else _as_categorical(column)
+            pieces.append(_one_hot(values, str(name), known, encoding.drop_first))
         elif _levels_of(column) is not None and encoding.levels is not None:
             raise DataError(
                 f"Column {name!r} is categorical but held numbers in `fit`.",
@@ -277,7 +276,7 @@ def check_tensor(X: Any, name: str) -> Any:
     if X.ndim != 2:
         raise DataError(
             f"`X` must have 2 axes, got shape {tuple(X.shape)}.",
-            "Pass `X.reshape(-1, 1)` for a single feature, `X.reshape(1, -1)` for a single sample.",
+            "Pass `X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample.",
         )
     if X.is_complex():
         raise DataError("Complex data not supported: `X` must hold real numbers.")

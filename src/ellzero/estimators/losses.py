@@ -135,8 +135,7 @@ class Job:
             **self.options,
         )
         if self.loss == "softmax":
-            bounded = self.shape.lower is not None or self.shape.upper is not None
-            subsets = tuple(_centered(s, coef=not bounded) for s in path.subsets)
+            subsets = tuple(_centered(s, coef=not self.shape.bounded) for s in path.subsets)
             path = replace(path, subsets=subsets)
         return Found(path, ridge)
 
@@ -149,9 +148,16 @@ class Job:
     def run_on(self, gram: AbstractGram, budgets: Integers) -> Found:
         """Search on a Gram matrix that is there already."""
         from ellzero.subset.search import search
+        from ellzero.subset.shaped import search_shaped
 
         ridge = self._ridge_per_column(gram)
-        path = search(gram, budgets.tolist(), ridge=ridge, **self.limits())
+        limits = self.limits()
+        if self.shape.grouped or self.shape.bounded:
+            path = search_shaped(gram, budgets.tolist(), ridge=ridge, **limits)
+        else:
+            for name in ("groups", "lower", "upper"):
+                del limits[name]
+            path = search(gram, budgets.tolist(), ridge=ridge, **limits)
         return Found(path, ridge, gram)
 
     def _ridge_per_column(self, gram: AbstractGram | None) -> float | Floats:
@@ -230,7 +236,7 @@ def sample_losses(job: Job, scores: Floats) -> Floats:
         return np.asarray(-logs[np.arange(y.shape[0]), y])
     if job.loss == "poisson":
         with np.errstate(over="ignore"):
-            return np.asarray(np.exp(u) - y * u)
+            return np.asarray(np.exp(u) - y * u - y + special.xlogy(y, y))
     delta = float(job.options["delta"])
     residual = np.abs(u - y)
     inside = residual <= delta

@@ -50,6 +50,11 @@ class Shape:
         return self.units if self.grouped else None
 
     @property
+    def bounded(self) -> bool:
+        """Whether some coefficient has a bound."""
+        return self.lower is not None or self.upper is not None
+
+    @property
     def n_always(self) -> int:
         """Units in every model."""
         return int(np.unique(self.units[self.always]).size)
@@ -169,8 +174,8 @@ def find_bound(parameter: str, value: Any, encoding: Encoding, default: float) -
             given = np.asarray(value, dtype=object)
         if given.dtype == object or given.shape != (p,):
             raise InvalidParameterError(
-                f"`{parameter}` must be a number, {p} numbers or a mapping of features to numbers, "
-                f"got {value!r}."
+                f"`{parameter}` must be a number, {p} numbers or a mapping of features to "
+                f"numbers, got {value!r}."
             )
         out[:] = [_bound(parameter, b) for b in given]
     wrong = out > 0 if parameter == "lower" else out < 0

@@ -188,7 +188,7 @@ def _loss_of(settings: FitSettings, table: Table) -> str:
     if settings.loss == "poisson" and named.any_true(table.y < 0):
         low = named.to_float(table.y.min())
         raise DataError(
-            f"The target {table.target_name!r} must hold counts for the Poisson loss, got {low:g}.",
+            f"The target {table.target_name!r} must hold counts for `loss` 'poisson', got {low:g}.",
             "Pass `--loss squared`.",
         )
     return settings.loss or "squared"

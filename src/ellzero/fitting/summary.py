@@ -78,28 +78,26 @@ def summarize_fit(run: FitRun, *, command: str = "") -> dict[str, Any]:
         "dense": {"n_parameters": data.n_units},
         "counted": data.unit,
         "path": [fit.row for fit in run.fits],
-        "support": [
-            {
-                "name": f"{table.feature_names[j]} ({outputs[o]})"
-                if len(outputs) > 1
-                else table.feature_names[j],
-                "value": float(chosen.subset.coef[i, o]),
-            }
-            for o in range(len(outputs))
-            for i, j in enumerate(chosen.subset.support)
-        ]
-        + [
-            {
-                "name": "intercept" if len(outputs) == 1 else f"intercept ({name})",
-                "value": float(b),
-            }
-            for name, b in zip(outputs, chosen.subset.intercept, strict=True)
-        ],
+        "support": _support(run, outputs),
         "certificate": chosen.certificate.to_dict(),
         "criteria": run.criteria,
         "seconds": run.seconds,
         "figures": _coefficient_figure(run),
     }
+
+
+def _support(run: FitRun, outputs: list[str]) -> list[dict[str, Any]]:
+    """Return the coefficients and intercepts of the chosen model by their names."""
+    names, subset = run.data.table.feature_names, run.chosen.subset
+    out = []
+    for o, output in enumerate(outputs):
+        of = f" ({output})" if len(outputs) > 1 else ""
+        out += [
+            {"name": f"{names[j]}{of}", "value": float(subset.coef[i, o])}
+            for i, j in enumerate(subset.support)
+        ]
+        out.append({"name": f"intercept{of}", "value": float(subset.intercept[o])})
+    return out
 
 
 def _coefficient_figure(run: FitRun) -> list[dict[str, Any]]:
