@@ -22,7 +22,7 @@ from ellzero.tensors import named
 # Budgets tried when none are given.
 AUTO_BUDGETS = 20
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +188,13 @@ def _loss_of(settings: FitSettings, table: Table) -> str:
     if settings.loss == "poisson" and named.any_true(table.y < 0):
         low = named.to_float(table.y.min())
         raise DataError(
-            f"The target {table.target_name!r} must hold counts for `loss` 'poisson', got {low:g}.",
-            "Pass `--loss squared`.",
+            f"The target {table.target_name!r} must hold counts, got {low:g}.",
+            "Pass `--loss squared` for numbers that can be negative.",
+        )
+    if settings.loss == "huber" and (settings.select == "cv" or len(settings.ridge) > 1):
+        raise InvalidParameterError(
+            "The loss 'huber' is not cross-validated: its scale is estimated anew in every fold.",
+            "Pass `--select ebic` and one `--ridge`.",
         )
     return settings.loss or "squared"
 
@@ -258,7 +263,6 @@ def make_estimator(settings: FitSettings, data: FitData, **more: Any) -> Any:
         "logistic": estimators.L0ClassifierCV,
         "softmax": estimators.L0ClassifierCV,
         "poisson": estimators.L0PoissonRegressorCV,
-        "huber": estimators.L0HuberRegressorCV,
     }
     kind = (folds if "cv" in more else plain)[data.loss]
     table = data.table
@@ -292,7 +296,7 @@ def fit_table(
     data : FitData or None, default=None
         The table, where it has been read already.
     progress : callable or None, default=None
-        Called as ``progress(done, total, text)``.
+        Called as ``progress(text, done, total)``.
 
     Returns
     -------
@@ -318,10 +322,10 @@ def fit_table(
 
     def tell(done: int, text: str) -> None:
         if progress is not None:
-            progress(done, 3, text)
+            progress(text, done, 3)
 
     ridge, cv = settings.ridge[0], None
-    if settings.cv:
+    if settings.cv and data.loss != "huber":
         tell(0, "cross-validation")
         cv = _cross_validate(settings, data, budgets, X, y, weights)
         ridge = float(cv.ridge_)
@@ -341,7 +345,7 @@ def fit_table(
         row["budget"] = int(budget)
         row[criterion] = float(path.criteria[criterion][i])
         if cv is not None:
-            row |= _cv_row(cv, int(budget), ridge)
+            row |= _cv_row(cv, int(budget), ridge, data.loss)
         fits.append(Fit(int(budget), subset, row, certificate))
     selected = _select(settings, fits, path, cv)
     fits[selected].row["selected"] = True
@@ -379,14 +383,16 @@ def _cross_validate(
     return model.fit(X, y, sample_weight=weights)
 
 
-def _cv_row(cv: Any, budget: int, ridge: float) -> dict[str, float]:
-    """Return the mean loss over the folds and its standard error."""
+def _cv_row(cv: Any, budget: int, ridge: float, loss: str) -> dict[str, float]:
+    """Return the mean loss over the folds and its standard error, in units of the objective."""
+    # Scores of squares and of counts are twice the loss.
+    unit = 1.0 if loss in ("logistic", "softmax") else 0.5
     table = cv.cv_results_
     here = (table["param_n_nonzero_coefs"] == budget) & (table["param_ridge"] == ridge)
     at = int(np.flatnonzero(here)[0])
     splits = [table[k][at] for k in table if k.startswith("split")]
     error = float(np.std(splits, ddof=1)) / math.sqrt(len(splits)) if len(splits) > 1 else 0.0
-    return {"cv": -float(table["mean_test_score"][at]), "cv_error": error}
+    return {"cv": -unit * float(table["mean_test_score"][at]), "cv_error": unit * error}
 
 
 def _select(settings: FitSettings, fits: list[Fit], path: Any, cv: Any) -> int:
