@@ -51,7 +51,7 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators"},
+    "sklearn": {"datasets", "estimators", "fitting"},
     "matplotlib": {"estimators"},
     "pandas": {"estimators"},
     "polars": {"estimators"},
