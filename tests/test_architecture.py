@@ -29,6 +29,7 @@ LEVELS = {
     "estimators": 6,
     "fitting": 6,
     "models": 6,
+    "sensing": 6,
     "report": 6,
     "training": 6,
     "nn": 6,
@@ -50,7 +51,7 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators"},
+    "sklearn": {"datasets", "estimators", "fitting"},
     "matplotlib": {"estimators"},
     "pandas": {"estimators"},
     "polars": {"estimators"},

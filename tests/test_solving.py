@@ -6,7 +6,7 @@ import torch
 import ellzero
 from ellzero import Batch, L0Ball, LeastSquares, NMPattern, Problem, Status, solve, solve_path
 from ellzero.errors import EllzeroError, IncompatibleError, InvalidParameterError
-from ellzero.solvers import HTP, IHT, LocalSearch, Newton, SubsetSearch
+from ellzero.solvers import HTP, IHT, Newton, SubsetSearch
 from tests.problems import ENUMERATED, random_problem
 from tests.registry import PROBLEMS, least_squares, logistic, module
 

@@ -48,6 +48,7 @@ _HOMES = {
     "TransformedL1": "ellzero.penalties",
     "restricted_smoothness": "ellzero.smoothness",
     "restricted_strong_convexity": "ellzero.smoothness",
+    "recover": "ellzero.sensing",
     "verify": "ellzero.certificates",
     "PathResult": "ellzero.solving",
     "choose_solver": "ellzero.solving",
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from ellzero.penalties import GroupL1 as GroupL1
     from ellzero.penalties import GroupTransformedL1 as GroupTransformedL1
     from ellzero.penalties import TransformedL1 as TransformedL1
+    from ellzero.sensing import recover as recover
     from ellzero.sets import BlockL0Ball as BlockL0Ball
     from ellzero.sets import Box as Box
     from ellzero.sets import GroupL0Ball as GroupL0Ball

@@ -53,8 +53,8 @@ def choose_solver(problem: Problem) -> AbstractSolver[Any]:
     """Return the default solver of a problem.
 
     `BranchAndBound` for strongly convex objectives of at most 64 entries under an `L0Ball`, else
-    `SubsetSearch` for quadratic ones, `LocalSearch` for smooth convex ones, `Newton` without constraint, `ProximalGradient` for
-    penalties, `IHT` with backtracking for the rest.
+    `SubsetSearch` for quadratic ones, `LocalSearch` for smooth convex ones, `Newton` without
+    constraint, `ProximalGradient` for penalties, `IHT` with backtracking for the rest.
 
     Parameters
     ----------

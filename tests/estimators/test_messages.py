@@ -43,8 +43,8 @@ def text(frame: pd.DataFrame) -> pd.DataFrame:
 PARAMETERS = [
     ({"n_nonzero_coefs": 4}, "`n_nonzero_coefs` must be an integer between 0 and 3, the number of "
      "features, got 4.\nhint: Pass `n_nonzero_coefs=3` to keep all features."),
-    ({"n_nonzero_coefs": -1}, "`n_nonzero_coefs` must be an integer between 0 and 3, the number of "
-     "features, got -1.\nhint: Pass `n_nonzero_coefs=3` to keep all features."),
+    ({"n_nonzero_coefs": -1}, "`n_nonzero_coefs` must be an integer between 0 and 3, the number "
+     "of features, got -1.\nhint: Pass `n_nonzero_coefs=3` to keep all features."),
     ({"n_nonzero_coefs": 1.5}, "`n_nonzero_coefs` must be an integer, or a fraction between 0 and "
      "1, got 1.5."),
     ({"n_nonzero_coefs": "all"}, "`n_nonzero_coefs` must be an integer, a fraction, a sequence or "
@@ -265,7 +265,9 @@ def test_wrong_input_of_predict() -> None:
     )
     with pytest.raises(DataError) as raised:
         L0Regressor(1).fit(X, y).predict(X[:, :2])
-    assert str(raised.value) == "X has 2 features, but L0Regressor is expecting 3 features as input."
+    assert (
+        str(raised.value) == "X has 2 features, but L0Regressor is expecting 3 features as input."
+    )
 
 
 def test_paths_and_plots_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

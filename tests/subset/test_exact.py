@@ -56,7 +56,8 @@ def enumerate_all(gram, budget, ridge, always=(), forbidden=()):
         scale = np.sqrt(block.diagonal())
         target = target / scale
         coef = np.linalg.lstsq(block / np.outer(scale, scale), target, rcond=1e-12)[0]
-        best = min(best, (gram.energy[0] - coef @ target) / (2 * gram.n_samples))
+        square = coef @ (block / np.outer(scale, scale)) @ coef
+        best = min(best, (gram.energy[0] - 2 * coef @ target + square) / (2 * gram.n_samples))
     return best
 
 
@@ -161,6 +162,11 @@ def test_work_at_the_root_and_in_the_tree_stays_small() -> None:
     hard = prove(Whole(*planted(300, 100, 10, 0.5, 1.0, 0)), 10, ridge=1 / 300)
     assert hard.status is Status.CONVERGED
     assert hard.n_nodes < 120
+    # Features are decided as soon as their change would come within half the tolerance.
+    assert 0 < hard.gap <= 1e-6
+    loose = prove(Whole(*planted(300, 100, 10, 0.5, 1.0, 0)), 10, ridge=1 / 300, tol=0.01)
+    assert 1e-6 < loose.gap <= 0.01
+    assert loose.n_nodes < hard.n_nodes
 
 
 def test_root_bound_is_the_perspective_relaxation_of_an_independent_solver() -> None:
@@ -293,7 +299,7 @@ def test_stopped_runs_state_a_true_and_rising_bound() -> None:
     best = prove(gram, 6, ridge=0.01)
     assert best.status is Status.CONVERGED
     bounds = []
-    for limit in (0, 50, 400, 1500):
+    for limit in (0, 50, 200, 700):
         result = prove(gram, 6, ridge=0.01, max_nodes=limit)
         assert result.status is Status.MAX_ITER
         assert result.n_nodes <= limit + 1

@@ -249,9 +249,7 @@ def test_rules_are_kept():
     assert set(worst) <= set(path[3].support)
     assert not set(free[:2]) & set(path[3].support)
     rest = [j for j in range(10) if j not in {*free[:2], *worst}]
-    best = min(
-        optimum("logistic", X[:, [*worst, j]], y, 3, [[0], [1], [2]]) for j in rest
-    )
+    best = min(optimum("logistic", X[:, [*worst, j]], y, 3, [[0], [1], [2]]) for j in rest)
     assert path[3].value == pytest.approx(best, rel=CLOSE)
     each = np.where(np.arange(10) == free[0], 100.0, 0.0)
     assert free[0] not in search_glm(X, y, "logistic", [3], ridge=each)[3].support
@@ -386,9 +384,7 @@ def test_limits_of_work(loss):
     late = search_glm(X, y, loss, [2, 3], time_limit=0.0, ridge=0.01)
     assert late.status is Status.TIME_LIMIT
     assert [s.n_nonzero for s in late.subsets] == [0, 0]
-    fast = search_glm(
-        X, y, loss, [3], effort=SimpleNamespace(kicks=0, population=1), ridge=0.01
-    )
+    fast = search_glm(X, y, loss, [3], effort=SimpleNamespace(kicks=0, population=1), ridge=0.01)
     assert fast.measures["kicks"] == 0
     assert fast.status is Status.CONVERGED
     assert fast[3].value >= search_glm(X, y, loss, [3], ridge=0.01)[3].value * (1 - 1e-9)

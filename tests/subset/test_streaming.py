@@ -32,9 +32,7 @@ def test_chunks_give_what_all_rows_give(fit_intercept, weighted):
     X, Y, weight = table()
     cuts = [slice(0, 1), slice(1, 30), slice(30, 30), slice(30, 60)]
     chunks = ((X[c], Y[c], *((weight[c],) if weighted else ())) for c in cuts)
-    whole = gram_of(
-        X, Y, sample_weight=weight if weighted else None, fit_intercept=fit_intercept
-    )
+    whole = gram_of(X, Y, sample_weight=weight if weighted else None, fit_intercept=fit_intercept)
     assert_same(gram_of_chunks(chunks, fit_intercept=fit_intercept), whole)
 
 

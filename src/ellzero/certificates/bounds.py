@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective, moduli
-from ellzero.certificates.relaxation import settle, solve_working, to_array, working
+from ellzero.certificates.relaxation import decrement_on, settle, solve_working, to_array, working
 from ellzero.core.problem import (
     AbstractConvexObjective,
     AbstractLinearObjective,
@@ -27,10 +27,12 @@ from ellzero.typing import Params
 
 # Up to this many entries the relaxation is solved by Newton steps, beyond by gradient steps.
 NEWTON_ENTRIES = 500
-# Beyond this many entries the relaxation of a quadratic objective is solved on a few that grow;
-# that many at least to begin with.
-WORKING_ENTRIES = 60
+# Entries that the relaxation of a quadratic objective starts with, at least.
 FIRST_ENTRIES = 100
+# Accuracy of a relaxation that misses more than half of the value.
+VACUOUS = 0.05
+# Cubes of entries, added up, that may be spent on one.
+VACUOUS_WORK = 10**9
 # Steps without progress after which the relaxation is given up.
 PATIENCE = 20
 
@@ -245,7 +247,7 @@ def perspective_bound(
 
     Notes
     -----
-    For quadratic objectives of more than 60 entries the relaxation is solved on a few entries, by
+    For quadratic objectives the relaxation is solved on a few entries, by
     proximal steps and exact solutions for the partition of z into ones, fractions and zeros, and
     entries that pull harder than the fractional ones are added until none is missing: a gradient
     and a system of the entries at hand for each solution. For others costs one Newton system of n
@@ -275,7 +277,7 @@ def perspective_bound(
         if named.any_true(modulus[counted] <= 0):
             continue
         quadratic = isinstance(flat.objective, AbstractQuadraticObjective)
-        relax = _relax_large if quadratic and flat.size > WORKING_ENTRIES else _relax
+        relax = _relax_few if quadratic and constraint.n_nonzero else _relax
         found = relax(flat, modulus, counted, constraint.n_nonzero, theta, max_iter, tol, target)
         best = max(best, found, key=lambda bound: bound.value)
     return best
@@ -413,11 +415,7 @@ def _bound_at(
     """Return the bounds at points where the gradient vanishes on `loose`, up to rounding."""
     doubt = torch.zeros_like(value)
     if loose.shape[0]:
-        # What is left of that gradient moves the dual point to one where it vanishes.
-        index = loose.expand(points.shape[0], -1)
-        inverse = torch.linalg.pinv(flat.hessian_on(points, index), hermitian=True, rtol=1e-12)
-        left = grad[:, loose]
-        doubt = (left.unsqueeze(1) @ inverse @ left.unsqueeze(2)).reshape(-1).clamp_min(0.0)
+        doubt = decrement_on(flat, points, grad, loose)
         grad = grad.index_fill(1, loose, 0.0)
     zero, inside, gain = _terms(points, grad, modulus)
     terms = torch.where(keep(gain), inside, zero)
@@ -525,7 +523,7 @@ def _relax(
     return LowerBound(best_value, "perspective relaxation", best_point)
 
 
-def _relax_large(
+def _relax_few(
     flat: FlatObjective,
     modulus: Tensor,
     counted: Tensor,
@@ -552,9 +550,10 @@ def _relax_large(
     chosen[pull.topk(count).indices] = True
     theta = torch.where(chosen, start, origin)
     best = LowerBound(-torch.inf, "perspective relaxation", start[0])
-    inner = 1e-6
+    inner, work = 1e-6, 0
     for _ in range(max_iter + 1):
         index = (chosen & counted).nonzero().flatten()
+        work += index.shape[0] ** 3
         problem, units = working(flat, origin, index, free, modulus, budget)
         t = solve_working(problem, to_array(theta[0, index] * units), inner)
         theta = origin.clone()
@@ -573,14 +572,19 @@ def _relax_large(
         enough = max(tol, 1e-4) if relaxed < target else tol
         if relaxed < target / 2:
             # More than half is missing, whatever the digits.
-            enough = max(tol, 1e-2)
+            enough = max(tol, VACUOUS)
+            if work > VACUOUS_WORK:
+                break
         if relaxed - best.value <= enough * max(abs(relaxed), 1e-300):
             break
         if best.value >= target > -torch.inf:
             break
         # Entries that pull harder than the fractional ones want a share of the budget.
         level = _level(size[0, index], budget)
-        pull = torch.where(counted & ~chosen, grad[0].abs() / root, -1.0)
+        pull = torch.where(counted, grad[0].abs() / root, -1.0)
+        # Zeros that pull clearly less are not likely to come back.
+        chosen &= (theta[0] != 0) | (pull > 0.9 * level)
+        pull = torch.where(chosen, -1.0, pull)
         missing = pull > level
         count = min(named.to_int(missing.sum()), max(FIRST_ENTRIES, index.shape[0] // 2))
         if count == 0:

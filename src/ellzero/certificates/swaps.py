@@ -10,6 +10,7 @@ from torch import Tensor
 from ellzero.certificates.exchanges import best_exchange
 from ellzero.certificates.flat import ROUNDING, FlatObjective, moduli
 from ellzero.certificates.minimize import minimize_on_supports
+from ellzero.certificates.relaxation import decrement_on
 from ellzero.core.problem import AbstractQuadraticObjective, AbstractSmoothObjective
 from ellzero.errors import IncompatibleError
 from ellzero.sets import L0Ball
@@ -143,7 +144,9 @@ def check_swaps(
     found = minimize_on_supports(flat, bases, theta.expand(bases.shape[0], -1))
     base_value, grad = flat.value_and_grad(found.points)
     slope = grad[:, outside]
-    lower, upper = _pair_bounds(flat, objective, found.points, bases, outside, base_value, slope)
+    lower, upper = _pair_bounds(
+        flat, objective, found.points, bases, free, outside, base_value, slope
+    )
     open_pairs = (lower < threshold) & (upper > lower)
     n_open = named.to_int(open_pairs.sum())
 
@@ -189,6 +192,7 @@ def _pair_bounds(
     objective: AbstractSmoothObjective,
     points: Tensor,
     bases: Tensor,
+    free: Tensor,
     outside: Tensor,
     value: Tensor,
     slope: Tensor,
@@ -197,10 +201,17 @@ def _pair_bounds(
     modulus = moduli(flat)[-1]
     safe = torch.where(modulus > 0, modulus, torch.ones_like(modulus))
     _, grad = flat.value_and_grad(points)
-    rest = (grad.gather(1, bases).square() / (2 * safe[bases])).sum(1, keepdim=True)
-    lower = value.unsqueeze(1) - rest - slope.square() / (2 * safe[outside])
+    # Free entries without modulus are at their minimizers, up to rounding.
+    loose = free[modulus[free] <= 0]
+    firm = modulus[bases] > 0
+    rest = torch.where(firm, grad.gather(1, bases).square() / (2 * safe[bases]), 0.0).sum(1)
+    terms = rest.unsqueeze(1) + slope.square() / (2 * safe[outside])
+    lower = value.unsqueeze(1) - terms
+    if loose.shape[0]:
+        doubt = decrement_on(flat, points, grad, loose).unsqueeze(1)
+        lower = lower - 4 * (doubt * (value.abs().unsqueeze(1) + terms)).sqrt()
     known = modulus[outside] > 0
-    if not named.all_true(modulus[bases] > 0):
+    if not named.all_true(firm | torch.isin(bases, loose)):
         known = torch.zeros_like(known)
     lower = torch.where(known, lower, -torch.inf)
     bound = objective.curvature_diagonal().to(torch.float64)[outside]

@@ -32,6 +32,9 @@ from ellzero.tensors import named, supports
 from ellzero.typing import Params
 from ellzero.validation import check_choice, check_real
 
+# Relative gap beyond which a lower bound says nothing.
+VACUOUS_GAP = 0.5
+
 
 @dataclass(slots=True)
 class _Findings:
@@ -221,8 +224,9 @@ def verify(
     _dense_gap(case, found, dense, given_dense)
     bound = _gap(case, found, dense, proof)
     exchanges = _coordinatewise(case, found, swaps)
-    found.assumptions.append("Everything is computed in float64, up to rounding.")
     gap = None if bound is None else _relative_gap(case, bound)
+    _say_plainly(case, found, gap)
+    found.assumptions.append("Everything is computed in float64, up to rounding.")
     return Certificate(
         claim=found.claim(exchanges),
         checks=tuple(sorted(found.checks, key=lambda check: check.claim)),
@@ -511,6 +515,25 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
     if checked.lower_bound > best.value:
         return LowerBound(checked.lower_bound, "proof over boxes of supports", best.point)
     return best
+
+
+def _say_plainly(case: _Case, found: _Findings, gap: float | None) -> None:
+    """Say what a missing or a vacuous bound leaves."""
+    if gap is not None and gap > VACUOUS_GAP:
+        share = f"{100 * gap:.0f} %" if gap < 1 else "all"
+        found.assumptions.append(
+            f"The lower bound is vacuous, {share} of the value is unexplained: it says nothing "
+            "about how good this point is. More ridge gives a better bound."
+        )
+    unknown = gap is None or gap > VACUOUS_GAP
+    if unknown and found.passes(Claim.COORDINATEWISE):
+        exact = isinstance(case.problem.objective, AbstractQuadraticObjective)
+        found.assumptions.append(
+            "No single swap improves this model, which is exact: every one was priced with "
+            "everything refitted."
+            if exact
+            else "No single swap improves this model."
+        )
 
 
 def _relative_gap(case: _Case, bound: float) -> float:

@@ -1,4 +1,4 @@
-"""scikit-learn estimators with an exact number of nonzero coefficients."""
+"""Estimators for scikit-learn with an exact number of nonzero coefficients."""
 
 from ellzero.estimators.classification import L0Classifier
 from ellzero.estimators.counts import L0PoissonRegressor

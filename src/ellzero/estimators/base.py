@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
 from ellzero.core.result import Certificate, Result, Status
-from ellzero.errors import DataError, IncompatibleError
+from ellzero.errors import DataError, IncompatibleError, InvalidParameterError
 from ellzero.estimators import inputs
 from ellzero.estimators.certify import certify, verify_fully
 from ellzero.estimators.criteria import CRITERIA, information_criteria
@@ -72,6 +72,11 @@ class Choice:
         """Its budget."""
         return int(self.path.budgets[self.selected])
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the coefficients that are returned."""
+        return np.dtype(np.float32 if "float32" in str(self.job.X.dtype) else np.float64)
+
     def with_subset(self, subset: Subset) -> Choice:
         """Return the same with another selected model."""
         subsets = list(self.path.subsets)
@@ -82,6 +87,8 @@ class Choice:
 
 class AbstractL0Estimator(BaseEstimator):
     """Shared parameters and steps; the losses are in the subclasses."""
+
+    _encoding: Encoding
 
     def __init__(
         self,
@@ -165,7 +172,7 @@ class AbstractL0Estimator(BaseEstimator):
         check_real("tol", self.tol, 0.0, open_low=True)
         check_integer("max_iter", self.max_iter, 1)
         if not isinstance(self.certify, bool):
-            check_choice("certify", self.certify, ("full",))
+            check_choice("certify", self.certify, ("full", "path"))
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0)
         self._check_ridge()
@@ -306,11 +313,21 @@ class AbstractL0Estimator(BaseEstimator):
 
     def _store(self, choice: Choice, began: float) -> None:
         """Set what was learned, once the selected model is proven as far as asked for."""
-        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
-        if exact is not None and exact.subset.value < choice.subset.value:
-            choice = choice.with_subset(exact.subset)
+        certificates: list[Certificate] = []
+        if self.certify == "path":
+            selected = choice.selected
+            proofs = []
+            for i in range(len(choice.path)):
+                choice, exact, certificate = self._settle(replace(choice, selected=i))
+                assert certificate is not None
+                certificates.append(certificate)
+                proofs.append(exact)
+            choice = replace(choice, selected=selected)
+            exact, certificate = proofs[selected], certificates[selected]
+        else:
+            choice, exact, certificate = self._settle(choice)
         job, path, subset = choice.job, choice.path, choice.subset
-        dtype = np.dtype(np.float32) if "float32" in str(job.X.dtype) else np.dtype(np.float64)
+        dtype = choice.dtype
         n_columns = int(job.X.shape[1])
         coef = subset.dense(n_columns).astype(dtype)
         self.coef_ = self._shape_coef(coef)
@@ -326,9 +343,10 @@ class AbstractL0Estimator(BaseEstimator):
             names=self._encoding.expanded_names,
             selected=choice.selected,
             unit="groups" if job.shape.grouped else "features",
+            certificates=tuple(certificates),
             _dtype=dtype,
         )
-        self.certificate_ = self._certify(choice, coef, exact)
+        self.certificate_ = certificate
         self.lower_bound_ = None if self.certificate_ is None else self.certificate_.lower_bound
         self.gap_ = None if self.certificate_ is None else self.certificate_.gap
         if exact is not None and self.certificate_ is None:
@@ -340,6 +358,72 @@ class AbstractL0Estimator(BaseEstimator):
         if not status.is_success:
             message = describe_stop(status, self)
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+    def _settle(self, choice: Choice) -> tuple[Choice, ExactResult | None, Certificate | None]:
+        """Prove the selected model as far as asked for, and certify it."""
+        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        if exact is not None and exact.subset.value < choice.subset.value:
+            choice = choice.with_subset(exact.subset)
+        coef = choice.subset.dense(int(choice.job.X.shape[1])).astype(choice.dtype)
+        return choice, exact, self._certify(choice, coef, exact)
+
+    def certify_model(
+        self, X: Any, y: Any, coef: Any, intercept: Any, sample_weight: Any = None
+    ) -> tuple[Certificate, float]:
+        """Return what is proven of given coefficients, and their objective.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+            Features.
+        y : array, series or Tensor of shape (n_samples,)
+            Target.
+        coef : ndarray of the shape of `coef_`
+            Coefficients; `n_nonzero_coefs` is the budget they are held against.
+        intercept : float or ndarray of the shape of `intercept_`
+            Intercept.
+        sample_weight : array of shape (n_samples,) or None, default=None
+            Weight of every sample.
+
+        Returns
+        -------
+        certificate : Certificate
+            What is proven of them.
+        value : float
+            Their objective.
+
+        Raises
+        ------
+        DataError
+            If the data cannot be used.
+        InvalidParameterError
+            If `n_nonzero_coefs` is not one number, or the coefficients have another shape.
+        """
+        self._check_parameters()
+        data = self._read_training(X, y, sample_weight)
+        job = self._job(data, self.ridge)
+        budgets, several = find_budgets(self.n_nonzero_coefs, job.shape, job.n_samples)
+        dense = np.atleast_2d(np.asarray(coef, dtype=np.float64))
+        shift = np.atleast_1d(np.asarray(intercept, dtype=np.float64))
+        wanted = (job.n_outputs, int(job.X.shape[1]))
+        if several or dense.shape != wanted:
+            raise InvalidParameterError(
+                f"`coef` must have shape {wanted} and `n_nonzero_coefs` be one number, got shape "
+                f"{dense.shape} and {self.n_nonzero_coefs!r}."
+            )
+        support = np.flatnonzero(dense.any(axis=0)).astype(np.int64)
+        subset = Subset(support, dense[:, support].T.copy(), shift, 0.0)
+        # A search for the least that is allowed, for the Gram matrix and the ridge of columns.
+        found = job.run(np.array([job.shape.n_always], dtype=np.int64))
+        lam = np.broadcast_to(np.asarray(found.ridge, dtype=np.float64), (wanted[1],))
+        penalty = 0.5 * float((lam[support, None] * subset.coef**2).sum())
+        subset = replace(subset, value=job.mean_loss(job.scores(subset)) + penalty)
+        path = replace(found.path, budgets=budgets, subsets=(subset,))
+        choice = Choice(job, replace(found, path=path), {}, 0)
+        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        return certify(
+            job, dense, subset, choice.budget, found.ridge, tol=self.tol, exact=exact
+        ), subset.value
 
     def _certify(self, choice: Choice, coef: Any, exact: ExactResult | None) -> Certificate | None:
         """Return what is proven of the selected model."""

@@ -87,7 +87,7 @@ def column_moments(X: Any, weight: Floats, *, center: bool) -> tuple[Floats, Flo
     for i in range(0, p, step):
         block = X[:, i : i + step]
         block = block.double() if inputs.is_tensor(X) else block.astype(np.float64)
-        w = weight
+        w: Any = weight
         if inputs.is_tensor(X):
             import torch
 

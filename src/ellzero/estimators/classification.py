@@ -35,7 +35,8 @@ class AbstractClassifier(ClassifierMixin, AbstractL0Estimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise DataError(
-                f"`y` must have at least two classes, got one class: {self.classes_.tolist()[0]!r}.",
+                "`y` must have at least two classes, got one class: "
+                f"{self.classes_.tolist()[0]!r}.",
                 "Check the labels; a constant target needs no model.",
             )
         return codes.reshape(-1)
@@ -171,7 +172,7 @@ class L0Classifier(AbstractClassifier):
     >>> y = np.where(X[:, 3] - X[:, 8] + 0.5 * rng.logistic(size=300) > 0, "yes", "no")
     >>> model = L0Classifier().fit(X, y)
     >>> model.support_.tolist(), model.predict(X[:3]).tolist()
-    ([3, 8], ['no', 'yes', 'no'])
+    ([3, 8], ['yes', 'yes', 'no'])
     """
 
     def __init__(

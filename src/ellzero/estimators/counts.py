@@ -89,8 +89,8 @@ class L0PoissonRegressor(AbstractPoisson):
     r"""Poisson regression of counts with a budget on coefficients.
 
     .. math:: \min_{b, b_0} \frac1N \sum_i w_i \left( e^{u_i} - y_i u_i - y_i
-        + y_i \log y_i \right) + \frac\lambda2 \sum_j s_j^2 b_j^2 \quad \text{with } u_i = x_i^T b + b_0 \text{ and }
-        \|b\|_0 \le k
+        + y_i \log y_i \right) + \frac\lambda2 \sum_j s_j^2 b_j^2
+        \quad \text{with } u_i = x_i^T b + b_0 \text{ and } \|b\|_0 \le k
 
     where k is `n_nonzero_coefs`, :math:`\lambda` is `ridge` and :math:`s_j` the standard deviation
     of feature j (1 without `standardize`).

@@ -13,6 +13,7 @@ from sklearn.base import is_classifier  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import InvalidParameterError
+from ellzero.estimators import inputs
 from ellzero.estimators.base import AbstractL0Estimator, Choice, Training
 from ellzero.estimators.classification import AbstractClassifier
 from ellzero.estimators.counts import AbstractPoisson
@@ -22,6 +23,7 @@ from ellzero.estimators.losses import Job
 from ellzero.estimators.options import find_budgets
 from ellzero.estimators.plots import plot_cv
 from ellzero.estimators.regression import AbstractRegression
+from ellzero.subset.inner import AbstractGram
 from ellzero.subset.results import Subset
 from ellzero.validation import check_choice, check_real
 
@@ -33,6 +35,8 @@ SAME_SCORE = 1e-9
 class AbstractL0CV(AbstractL0Estimator):
     """Cross-validation, for every loss."""
 
+    classes_: Any
+    n_features_in_: int
     _grid: tuple[float, ...] = (0.0, 0.02, 0.1, 0.5)
 
     def __init__(
@@ -200,6 +204,8 @@ class AbstractL0CV(AbstractL0Estimator):
         """Return the scores of every fold, (n_budgets, n_ridges) each."""
         from joblib import Parallel, delayed
 
+        if self.scoring is None and job.loss == "squared" and are_folds(job, splits):
+            return score_shared(job, [test for _, test in splits], ridges, budgets)
         score = None if self.scoring is None else self._scorer(data)
         run = delayed(score_fold)
         return list(
@@ -328,6 +334,52 @@ def score_fold(
             else:
                 out[row, column] = scorer(job, subset, held.X, test)
     return out
+
+
+def are_folds(job: Job, splits: list[tuple[Integers, Integers]]) -> bool:
+    """Return whether test rows are disjoint and train rows are all others, in memory at hand."""
+    if inputs.is_tensor(job.X):
+        return False
+    n = int(job.X.shape[0])
+    seen = np.zeros(n, dtype=np.int64)
+    for train, test in splits:
+        inside = np.zeros(n, dtype=bool)
+        inside[train] = True
+        if np.unique(train).size != train.size or np.unique(test).size != test.size:
+            return False
+        if inside[test].any() or train.size + test.size != n:
+            return False
+        seen[test] += 1
+    return bool((seen <= 1).all())
+
+
+def score_shared(
+    job: Job, tests: list[Integers], ridges: list[float], budgets: Integers
+) -> list[Floats]:
+    """Return the scores of all folds from inner products that are computed once."""
+    from ellzero.subset.folds import fold_grams
+
+    folds = fold_grams(
+        job.X, job.y, tests, sample_weight=job.weight, fit_intercept=job.fit_intercept
+    )
+    out = []
+    for fold in folds:
+        scores = np.empty((len(budgets), len(ridges)))
+        for column, ridge in enumerate(ridges):
+            found = replace(job, ridge=ridge).run_on(fold.train, budgets)
+            for row, subset in enumerate(found.path.subsets):
+                scores[row, column] = -squared_error(fold.test, subset)
+        out.append(scores)
+    return out
+
+
+def squared_error(gram: AbstractGram, subset: Subset) -> float:
+    """Return the mean squared error of a model on the samples behind inner products."""
+    if subset.n_nonzero:
+        error = gram.squared_error(subset.support, subset.coef, subset.intercept)
+    else:
+        error = gram.energy + gram.n_samples * (gram.y_mean - subset.intercept) ** 2
+    return float(np.mean(error)) / gram.n_samples
 
 
 def default_score(held: Job, subset: Subset) -> float:

@@ -260,7 +260,7 @@ def check_finite(X: Any, names: Sequence[str] | None) -> None:
     where = np.flatnonzero(counts)
     if where.size == 0:
         return
-    columns = [names[j] if names is not None else int(j) for j in where]
+    columns = [names[j] if names is not None else j for j in where.tolist()]
     shown = list_columns(columns, counts[where].tolist())
     word = "column" if len(columns) == 1 else "columns"
     raise DataError(

@@ -12,7 +12,7 @@ from ellzero.estimators import inputs
 from ellzero.estimators.criteria import gaussian_deviance
 from ellzero.estimators.inputs import Floats, Integers
 from ellzero.estimators.options import Shape
-from ellzero.subset.gram import AbstractGram
+from ellzero.subset.inner import AbstractGram
 from ellzero.subset.results import Subset, SubsetPath
 
 
@@ -148,16 +148,9 @@ class Job:
     def run_on(self, gram: AbstractGram, budgets: Integers) -> Found:
         """Search on a Gram matrix that is there already."""
         from ellzero.subset.search import search
-        from ellzero.subset.shaped import search_shaped
 
         ridge = self._ridge_per_column(gram)
-        limits = self.limits()
-        if self.shape.grouped or self.shape.bounded:
-            path = search_shaped(gram, budgets.tolist(), ridge=ridge, **limits)
-        else:
-            for name in ("groups", "lower", "upper"):
-                del limits[name]
-            path = search(gram, budgets.tolist(), ridge=ridge, **limits)
+        path = search(gram, budgets.tolist(), ridge=ridge, **self.limits())
         return Found(path, ridge, gram)
 
     def _ridge_per_column(self, gram: AbstractGram | None) -> float | Floats:
@@ -240,7 +233,7 @@ def sample_losses(job: Job, scores: Floats) -> Floats:
     delta = float(job.options["delta"])
     residual = np.abs(u - y)
     inside = residual <= delta
-    return np.where(inside, 0.5 * residual**2, delta * (residual - 0.5 * delta))
+    return np.asarray(np.where(inside, 0.5 * residual**2, delta * (residual - 0.5 * delta)))
 
 
 def column_variances(X: Any, weight: Floats | None, *, center: bool) -> Floats:

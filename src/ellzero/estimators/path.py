@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ellzero.core.result import Certificate
 from ellzero.errors import InvalidParameterError
 from ellzero.estimators.inputs import Floats, Integers
 from ellzero.subset.results import Subset
@@ -34,6 +35,8 @@ class L0Path:
         Position of the selected budget.
     unit : {"features", "groups"}, default="features"
         What a budget counts.
+    certificates : tuple of Certificate, default=()
+        What is proven of every model; none unless `certify="path"`.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class L0Path:
     names: tuple[str, ...] | None
     selected: int
     unit: str = "features"
+    certificates: tuple[Certificate, ...] = ()
     _dtype: np.dtype[Any] = field(default=np.dtype(np.float64), repr=False)
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from ellzero.estimators.inputs import Floats, Integers
-from ellzero.subset.gram import AbstractGram
+from ellzero.subset.inner import AbstractGram
 from ellzero.subset.results import Subset
 
 

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from numba import njit  # noqa: TID253
 
-from ellzero.kernels.branch_relax import relax
+from ellzero.kernels.branch_relax import relax, solve_definite
 
 # A column with at most the share NOTHING of its square outside the span of others lies in it; up
 # to the share DOUBT rounding forbids to say.
 NOTHING, DOUBT = 1e-13, 1e-9
+# Features that are compared before a box is split, and what the better side of a split counts
+# against the worse.
+CANDIDATES, LEAN = 16, 0.6
 # Reasons to come back from `explore`.
 DONE, PAUSED, FULL = 0, 1, 2
 
@@ -100,7 +103,7 @@ def exchange(h: Any, c: Any, support: Any, fixed: Any, most: int) -> float:
     Returns
     -------
     float
-        c^T b at the end; minus infinity where the support is collinear.
+        Value of c^T b at the end; minus infinity where the support is collinear.
     """
     p = c.size
     k = support.size
@@ -309,6 +312,90 @@ def leaf(h: Any, c: Any, energy: float, state: Any, room: int, found: Any) -> fl
 
 
 @njit(cache=True, error_model="numpy")
+def _choose(
+    q: Any, d: Any, root: Any, state: Any, theta: Any, v: Any, edge: float, work: Any
+) -> int:
+    """Return the open feature whose two sides raise the bound most, to second order.
+
+    With z its share and m its curvature once the other coefficients adjust, leaving it out costs
+    m theta^2 and putting it in whole costs (edge (1 - z))^2 m / (m + d).
+    """
+    p = theta.size
+    width = work.shape[1]
+    system = work[1]
+    active = np.empty(width, np.int64)
+    picked = np.full(CANDIDATES, -1, np.int64)
+    best = np.full(CANDIDATES, -1.0)
+    n = 0
+    fallback = -1
+    most = -1.0
+    for j in range(p):
+        if state[j] < 0:
+            continue
+        if theta[j] != 0.0 and n < width:
+            active[n] = j
+            n += 1
+        if state[j] > 0:
+            continue
+        z = min(1.0, abs(theta[j]) * root[j] / edge) if edge > 0.0 else 0.0
+        score = min(z, 1.0 - z)
+        other = score + 1e-3 * z + 1e-9 * abs(v[j])
+        if other > most:
+            most = other
+            fallback = j
+        if score > best[0]:
+            # Ascending, by insertion.
+            i = 1
+            while i < CANDIDATES and best[i] < score:
+                best[i - 1] = best[i]
+                picked[i - 1] = picked[i]
+                i += 1
+            best[i - 1] = score
+            picked[i - 1] = n - 1 if theta[j] != 0.0 else -1
+    if best[CANDIDATES - 1] <= 1e-6:
+        return fallback
+    for a in range(n):
+        j = active[a]
+        row = q[j]
+        for e in range(a + 1):
+            system[a, e] = row[active[e]]
+        z = abs(theta[j]) * root[j] / edge
+        system[a, a] += d[j] if state[j] > 0 or z >= 1.0 - 1e-9 else 1e-12
+    right = np.zeros((2, width))
+    if not solve_definite(system, right, n):
+        return fallback
+    split = fallback
+    most = -1.0
+    for i in range(CANDIDATES):
+        a = picked[i]
+        if a < 0 or best[i] <= 1e-6:
+            continue
+        # The last row of the inverse factor gives the diagonal of the inverse.
+        for e in range(n):
+            right[0, e] = 0.0
+        right[0, a] = 1.0
+        total = 0.0
+        for e in range(a, n):
+            s = right[0, e]
+            for t in range(a, e):
+                s -= system[e, t] * right[0, t]
+            s /= system[e, e]
+            right[0, e] = s
+            total += s * s
+        m = 1.0 / total
+        j = active[a]
+        z = min(1.0, abs(theta[j]) * root[j] / edge)
+        out = m * theta[j] * theta[j]
+        into = (edge * (1.0 - z)) ** 2 * m / (m + d[j])
+        low, high = min(out, into), max(out, into)
+        score = low + LEAN * high
+        if score > most:
+            most = score
+            split = j
+    return int(split)
+
+
+@njit(cache=True, error_model="numpy")
 def examine(
     h: Any,
     q: Any,
@@ -346,8 +433,10 @@ def examine(
         How many open features fit.
     theta, v : array of shape (p,)
         Start of the relaxation; its base point and residual on return.
-    rounds, patience
-        Effort of the relaxation; see `relax`.
+    rounds : int
+        Most rounds of the relaxation.
+    patience : float
+        Share of what is missing that a round of it has to gain.
     best : array of shape (1,)
         Value of the incumbent, updated.
     support : array of shape (k,), int64
@@ -473,16 +562,7 @@ def examine(
                 for i in range(k):
                     support[i] = found[i]
             return max(bound, exact - 1e-12 * energy), -1, -1
-    # Split on the open feature with the most undecided share.
-    split = -1
-    score = -1.0
-    for j in range(p):
-        if state[j] == 0:
-            z = min(1.0, abs(theta[j]) * root[j] / edge) if edge > 0.0 else 0.0
-            s = min(z, 1.0 - z) + 1e-3 * z + 1e-9 * abs(v[j])
-            if s > score:
-                score = s
-                split = j
+    split = _choose(q, d, root, state, theta, v, edge, work)
     return bound, room, split
 
 
@@ -550,18 +630,38 @@ def explore(
 
     Parameters
     ----------
-    h, q, c, d, root, energy, floor, tol, rounds, patience
+    h, q : array of shape (p, p)
         See `examine`.
-    states, places, values, sizes, rooms, keys, splits
-        The pool of open boxes: states, base points, rooms, bounds, features to split on.
+    c, d, root : array of shape (p,)
+        See `examine`.
+    energy, floor, tol : float
+        See `examine`.
+    rounds : int
+        See `examine`.
+    patience : float
+        See `examine`.
+    states : array of shape (capacity, p), int8
+        The pool of open boxes: their states.
+    places, values : array of shape (capacity, width)
+        Their base points: where they differ from zero, and what they are there.
+    sizes, rooms, keys, splits : array of shape (capacity,)
+        Lengths of the base points; rooms; bounds; features to split on.
     heap, free : array of shape (capacity,), int64
         Open boxes as a heap; slots that are free, as a stack.
     ends : array of shape (2,), int64
         Numbers of open boxes and of free slots.
-    best, support, fixed, count, work
-        See `examine`; ``count[3]`` adds the boxes.
+    best : array of shape (1,)
+        Value of the incumbent, updated.
+    support : array of shape (k,), int64
+        The incumbent, updated.
+    fixed : array of shape (p,), int8
+        See `examine`.
     closed : array of shape (1,)
-        Smallest bound of a closed box.
+        Smallest bound of a closed box, updated.
+    count : array of shape (4,), int64
+        See `examine`; ``count[3]`` adds the boxes.
+    work : array of shape (2, width, width)
+        See `examine`.
     most : int
         Most boxes to split in this call.
 

@@ -27,13 +27,6 @@ NEAR, WIDE = 2.0, 10.0
 PIVOT = 1e-11
 # Sums may be reordered; NaN and infinities keep their meaning.
 FAST = {"reassoc", "contract", "nsz"}
-# Called by compiled code only: compiles in less time.
-INNER: dict[str, Any] = {
-    "cache": True,
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
 
 
 @njit(inline="always")
@@ -55,7 +48,7 @@ def _loss(kind: int, u: float, y: float, delta: float) -> float:
     return 0.5 * r * r if r <= delta else delta * (r - 0.5 * delta)
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _scores(Z: Any, beta: Any, u: Any) -> None:
     """Write Z^T beta."""
     u[:] = 0.0
@@ -67,7 +60,7 @@ def _scores(Z: Any, beta: Any, u: Any) -> None:
                 u[i] += b * row[i]
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     """Return the weighted sum of the losses."""
     total = 0.0
@@ -76,7 +69,7 @@ def _total(kind: int, u: Any, y: Any, weight: Any, delta: float) -> float:
     return total
 
 
-@njit(**INNER)
+@njit(cache=True, error_model="numpy")
 def _value(
     kind: int, Z: Any, y: Any, weight: Any, ridge: Any, delta: float, beta: Any, u: Any
 ) -> float:
@@ -85,10 +78,10 @@ def _value(
     value = _total(kind, u, y, weight, delta)
     for a in range(beta.size):
         value += 0.5 * ridge[a] * beta[a] * beta[a]
-    return value
+    return float(value)
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _derivatives(
     kind: int, u: Any, y: Any, weight: Any, delta: float, smooth: bool, r: Any, h: Any
 ) -> None:
@@ -117,7 +110,7 @@ def _derivatives(
                 h[i] = weight[i] * delta / abs(d) if smooth else 0.0
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(cache=True, fastmath=FAST, error_model="numpy")
 def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
     """Write -Z r and Z diag(h) Z^T, a block of samples at a time."""
     k, n = Z.shape
@@ -144,7 +137,7 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
             hessian[b, a] = hessian[a, b]
 
 
-@njit(**INNER)
+@njit(cache=True, error_model="numpy")
 def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bool:
     """Write the Newton step on the free entries; return whether all of them are independent.
 
@@ -186,7 +179,7 @@ def _solve(hessian: Any, gradient: Any, free: Any, factor: Any, step: Any) -> bo
     return whole
 
 
-@njit(**INNER)
+@njit(cache=True, error_model="numpy")
 def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
     """Write the inverse of a positive matrix; dependent entries count as nearly so."""
     k = hessian.shape[0]
@@ -219,7 +212,7 @@ def _invert(hessian: Any, factor: Any, inverse: Any) -> None:
             inverse[b, a] = factor[a, b]
 
 
-@njit(**INNER)
+@njit(cache=True, error_model="numpy")
 def _separates(u: Any, y: Any, weight: Any, beta: Any, ridge: Any, lower: Any, upper: Any) -> bool:
     """Return whether every sample is on its side, and may go there for ever."""
     for a in range(beta.size):
@@ -387,7 +380,7 @@ def minimize(
         _products(Z, r, h, gradient, hessian)
         for a in range(k):
             hessian[a, a] += ridge[a]
-    elif status == CONVERGED or status == LIMIT:
+    elif status != ABORTED and status != SEPARATED:  # noqa: PLR1714 - compiles in less time
         _scores(Z, step, trial_u)
         for i in range(n):
             if weight[i] > 0.0 and abs(trial_u[i]) > FAR_STEP:

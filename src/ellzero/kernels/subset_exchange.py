@@ -30,7 +30,7 @@ from numba import njit  # noqa: TID253
 CLOSED = 1e300
 CHUNK = 512
 SIZE, FIXED, SCANS, INSERTIONS = 0, 1, 2, 3
-# Gains below this share of the loss, or of the energy of the targets (scaled to one), are rounding.
+# Gains below this share of the loss, or of the energy of the targets (which is 1), are rounding.
 SLACK = 1e-11
 TINY = 1e-26
 
@@ -257,7 +257,7 @@ def scan(state: Any, floor: float) -> tuple[int, int, float]:
 
 
 @compiled
-def descend(columns: Any, slots: Any, state: Any, floor: float, limit: int) -> int:
+def descend(columns: Any, slots: Any, state: Any, floor: float, limit: int) -> Any:
     """Make the best exchange until none gains.
 
     Returns a missing column; -1 at the end; -2 after `limit` exchanges.
@@ -274,7 +274,7 @@ def descend(columns: Any, slots: Any, state: Any, floor: float, limit: int) -> i
 
 
 @compiled
-def rebuild(columns: Any, slots: Any, start: Any, wanted: Any, state: Any, floor: float) -> int:
+def rebuild(columns: Any, slots: Any, start: Any, wanted: Any, state: Any, floor: float) -> Any:
     """Set the state to the members `wanted` from nothing; return a missing column, or -1.
 
     `start` is the inner products with the targets, `sizes[FIXED]` is kept; features that depend
@@ -312,7 +312,7 @@ def explained(start: Any, state: Any) -> float:
 
 
 @compiled
-def _draw(seeds: Any, below: int) -> int:
+def _draw(seeds: Any, below: int) -> Any:
     """Return a number from 0 to `below` - 1 and move the generator on."""
     x = seeds[0]
     x ^= x << np.uint64(13)
@@ -361,7 +361,7 @@ def kick(
     count : int
         Number of kicks.
     """
-    members, sizes, H, B, beta, c, d = state
+    members, sizes, H, _, _, _, d = state
     k = pool.shape[1]
     fixed = sizes[FIXED]
     free = k - fixed

@@ -30,9 +30,7 @@ class ScaledColumns:
         Columns that must fit in the cache at once.
     """
 
-    def __init__(
-        self, gram: AbstractGram, ridge: Floats, usable: Integers, room: int
-    ) -> None:
+    def __init__(self, gram: AbstractGram, ridge: Floats, usable: Integers, room: int) -> None:
         diagonal = gram.diagonal + gram.n_samples * ridge
         usable = usable & (gram.diagonal > 0)
         scale = np.where(usable, 1.0 / np.sqrt(np.where(usable, diagonal, 1.0)), 0.0)

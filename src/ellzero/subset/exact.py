@@ -12,7 +12,7 @@ from ellzero.core.result import Measure, Status
 from ellzero.errors import InvalidParameterError
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.results import Floats, Integers, Subset
-from ellzero.subset.tree import Box, Tree
+from ellzero.subset.tree import Box, States, Tree
 from ellzero.validation import check_integer, check_real
 
 # What rounding can do to a sum of squares, relative to that of the targets.
@@ -66,7 +66,16 @@ class ExactResult:
     root_bound : float
         Lower bound before any branching.
     measures : mapping of str to number or str
-        Work done: relaxations, enumerations, features fixed, features left at the root.
+        Work done: relaxations, enumerations, features fixed, features left at the root, models.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ellzero.subset.exact import prove
+    >>> from ellzero.subset.gram import gram_of
+    >>> result = prove(gram_of(np.eye(4), np.array([4.0, 1.0, 3.0, 0.0])), 1)
+    >>> bool(result.lower_bound <= result.subset.value)
+    True
     """
 
     subset: Subset
@@ -139,11 +148,15 @@ def prove(
     Notes
     -----
     A box of subsets is bounded by its perspective relaxation, with curvature moved from the loss
-    to the penalty as far as the smallest eigenvalues allow [1]_ [2]_. Every point gives a bound
-    that holds, less what rounding can do; it also decides features whose change would cost more
-    than the incumbent allows. Boxes with room for two features are enumerated. Time and memory:
-    O(p^2) for the matrix, O(p) for an open box. The number of boxes can grow like the number of
-    subsets when there are more features than samples and little ridge.
+    to the penalty: feature by feature, as much as helps the relaxation most, which is a
+    semidefinite program [1]_ [2]_ [3]_. Where there are more columns than samples, entries beside
+    the diagonal are thresholded first, at a price that the budget bounds. Every point gives a
+    bound that holds, less what rounding can do; it also decides features whose change would cost
+    more than the incumbent allows. Boxes with room for two features are enumerated, and boxes that
+    stay open become smaller problems with models of their own. Time and memory: O(p^3) and O(p^2)
+    for a model, O(p) for an open box. The number of boxes can grow like the number of subsets when
+    the signal is weak and the columns are collinear. Decisions depend on counts only: the same
+    input gives the same bits.
 
     References
     ----------
@@ -151,6 +164,18 @@ def prove(
        regression", arXiv:2304.06686.
     .. [2] H. Hazimeh, R. Mazumder and A. Saab, "Sparse regression at scale: branch-and-bound
        rooted in first-order optimization", arXiv:2004.06152.
+    .. [3] H. Dong, K. Chen and J. Linderoth, "Regularization vs. relaxation: a conic optimization
+       perspective of statistical variable selection", arXiv:1510.06083.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ellzero.subset.exact import prove
+    >>> from ellzero.subset.gram import gram_of
+    >>> X = np.random.default_rng(0).standard_normal((40, 8))
+    >>> result = prove(gram_of(X, X[:, 2] - X[:, 5] + 0.1 * X[:, 0]), 2, ridge=0.01)
+    >>> result.subset.support.tolist(), result.status.name, result.gap < 1e-6
+    ([2, 5], 'CONVERGED', True)
     """
     began = time.perf_counter()
     p = gram.n_features
@@ -179,8 +204,12 @@ def prove(
             "Use `search` for several targets.",
         )
     problem = _Problem.of(gram, budget, float(ridge), kept, banned)
+
+    def late() -> bool:
+        return time_limit is not None and time.perf_counter() - began >= time_limit
+
     tree = Tree(
-        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget
+        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget, late
     )
     status = Status.CONVERGED
     try:
@@ -188,7 +217,7 @@ def prove(
         tree.add(problem.root())
         for _ in tree.run(problem.fixed, max_nodes):
             seconds = time.perf_counter() - began
-            if time_limit is not None and seconds >= time_limit:
+            if late():
                 status = Status.TIME_LIMIT
             elif max_nodes is not None and tree.count[3] + 2 > max_nodes:
                 status = Status.MAX_ITER
@@ -200,7 +229,7 @@ def prove(
         status = Status.INTERRUPTED
     if tree.made == 0:
         tree.closed = 0.0
-    if tree.lower_bound >= tree.level:
+    if tree.is_settled:
         status = Status.CONVERGED
     elif status is Status.CONVERGED:
         status = Status.STALLED
@@ -223,7 +252,7 @@ class _Problem:
     shrinkage: float
     budget: int
     names: Integers
-    fixed: Integers
+    fixed: States
     h: Floats
     c: Floats
     energy: float
@@ -288,13 +317,14 @@ class _Problem:
     def _subset(self, chosen: Integers) -> Subset:
         """Refit a support in the units of the data."""
         support = np.sort(self.names[chosen])
-        coef = np.zeros((support.size, 1))
+        coef: Floats = np.zeros((support.size, 1))
         value = self.energy
         if support.size:
             block = self.gram.block(support) + self.shrinkage * np.eye(support.size)
             scale = np.sqrt(block.diagonal())
             target = self.gram.cross[support] / scale[:, None]
-            coef = np.linalg.solve(block / scale / scale[:, None], target)
+            solved = np.linalg.solve(block / scale / scale[:, None], target)
+            coef = np.asarray(solved, dtype=np.float64)
             value = max(self.energy - float((coef * target).sum()), 0.0)
             coef = coef / scale[:, None]
             there = coef[:, 0] != 0
@@ -327,7 +357,7 @@ def _first_incumbent(problem: _Problem, tree: Tree, start: Subset | None) -> Non
         loose = np.setdiff1d(now, np.flatnonzero(fixed))
         others = np.setdiff1d(movable, now)
         n = min(loose.size, others.size, max(2, k // 4))
-        if n == 0:
+        if n == 0 or tree.late():
             break
         stay = np.setdiff1d(now, generator.choice(loose, n, replace=False))
         tree.improve(np.concatenate([stay, generator.choice(others, n, replace=False)]), fixed)

@@ -53,9 +53,7 @@ class _Parts:
         self.weight = np.array([w.sum() for w in self.weights])
         self.x_sum = np.zeros((len(parts), p))
         self.y_sum = np.array([w @ y for w, y in zip(self.weights, self.targets, strict=True)])
-        self.energy = np.array(
-            [w @ y**2 for w, y in zip(self.weights, self.targets, strict=True)]
-        )
+        self.energy = np.array([w @ y**2 for w, y in zip(self.weights, self.targets, strict=True)])
         self.cross = np.zeros((len(parts), p, Y.shape[1]))
         self.diagonal = np.zeros((len(parts), p))
         for f, (table, w, y) in enumerate(
@@ -77,14 +75,16 @@ class _Parts:
                 self.diagonal[f] += w[at] @ (part * part)
         check_finite(self.diagonal.sum(axis=0), self.energy.sum(axis=0))
         self._cache: dict[int, Floats] = {}
+        self._total: dict[int, Floats] = {}
 
-    def products(self, index: Integers) -> Floats:
-        """Return products of columns in every part, shape (n_parts, len(index), n_features)."""
+    def _load(self, index: Integers) -> None:
+        """Compute the products of those columns that are not kept."""
         missing = np.array([j for j in index.tolist() if j not in self._cache], np.int64)
         if missing.size:
             n_parts, p = self.diagonal.shape
             if (len(self._cache) + missing.size) * n_parts * p * 8 > CACHE_BYTES:
                 self._cache.clear()
+                self._total.clear()
                 missing = index
             fresh = np.empty((n_parts, missing.size, p))
             for f, (table, w) in enumerate(zip(self.tables, self.weights, strict=True)):
@@ -103,9 +103,30 @@ class _Parts:
                 else:
                     fresh[f] = picked.T @ table.astype(np.float64)
                 fresh[f] -= picked.sum(axis=0)[:, None] * self.x_shift
+            total = fresh.sum(axis=0)
             for a, j in enumerate(missing.tolist()):
                 self._cache[j] = fresh[:, a]
-        return np.stack([self._cache[j] for j in index.tolist()], axis=1)
+                self._total[j] = total[a]
+
+    def add_up(self, index: Integers, chosen: Integers, others: Integers) -> Floats:
+        """Return products of columns within the chosen parts, shape (len(index), n_features)."""
+        self._load(index)
+        out = np.empty((index.size, self.diagonal.shape[1]))
+        for row, j in zip(out, index.tolist(), strict=True):
+            parts = self._cache[j]
+            if others.size < chosen.size:
+                np.subtract(self._total[j], parts[others[0]] if others.size else 0.0, out=row)
+                for f in others[1:]:
+                    np.subtract(row, parts[f], out=row)
+            else:
+                np.sum(parts[chosen], axis=0, out=row)
+        return out
+
+    def square(self, index: Integers, chosen: Integers) -> Floats:
+        """Return products among columns within the chosen parts."""
+        self._load(index)
+        rows = [self._cache[j][:, index][chosen].sum(axis=0) for j in index.tolist()]
+        return np.array(rows).reshape(index.size, index.size)
 
 
 class PartGram(AbstractGram):
@@ -151,8 +172,8 @@ class PartGram(AbstractGram):
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
-        products = self._parts.products(np.asarray(index, np.int64))
-        out = products[self._chosen].sum(axis=0)
+        index = np.asarray(index, np.int64)
+        out = self._parts.add_up(index, self._chosen, self._others)
         out -= (self.n_samples * self._shift[index])[:, None] * self._shift
         out[:, self._dead] = 0.0
         out[np.isin(index, self._dead)] = 0.0
@@ -160,13 +181,13 @@ class PartGram(AbstractGram):
 
     def block(self, index: Integers) -> Floats:
         """Return the square of G on `index`."""
-        products = self._parts.products(np.asarray(index, np.int64))
-        out = sum(products[f][:, index] for f in self._chosen)
-        out = out - (self.n_samples * self._shift[index])[:, None] * self._shift[index]
+        index = np.asarray(index, np.int64)
+        out = self._parts.square(index, self._chosen)
+        out -= (self.n_samples * self._shift[index])[:, None] * self._shift[index]
         dead = np.isin(index, self._dead)
         out[dead] = 0.0
         out[:, dead] = 0.0
-        return np.ascontiguousarray(out)
+        return out
 
 
 def fold_grams(

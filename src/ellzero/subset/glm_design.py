@@ -144,7 +144,7 @@ class RowsDesign(AbstractDesign):
 
     @override
     def products(self, vectors: Floats) -> NDArray[Any]:
-        return vectors @ self.all.T
+        return np.asarray(vectors @ self.all.T)
 
     @override
     def squares(self, weight: Floats) -> NDArray[Any]:
@@ -184,7 +184,9 @@ class SparseDesign(AbstractDesign):
         variance = np.bincount(column, share * np.square(values - mean[column]), p)
         variance += np.square(mean) * np.maximum(1 - filled, 0)
         self.mean = mean * unit
-        self._set_scale(variance * unit * unit, largest, float(np.finfo(X.dtype).eps))
+        self._set_scale(
+            np.asarray(variance * unit * unit, np.float64), largest, float(np.finfo(X.dtype).eps)
+        )
         self.scale = np.where(self.usable, np.sqrt(variance) * unit, 1.0)
         squares = np.square(X.data.astype(np.float64) / self.scale[column])
         self._squares = type(self._rows)((squares, X.indices, X.indptr), self._rows.shape)
@@ -209,7 +211,7 @@ class SparseDesign(AbstractDesign):
         if self.mean.any():
             shift = self.mean / self.scale
             out += shift * (shift * weight.sum() - 2 * (self._rows @ weight) / self.scale)
-        return np.maximum(out, 1e-12 * weight.sum())
+        return np.asarray(np.maximum(out, 1e-12 * weight.sum()))
 
 
 @final

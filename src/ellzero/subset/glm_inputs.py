@@ -172,7 +172,7 @@ def _matrix(X: Any) -> Any:
     if hasattr(X, "tocsc"):
         from scipy import sparse
 
-        X = sparse.csc_array(X)
+        X = sparse.csc_array(X)  # type: ignore[no-untyped-call]
         X.sum_duplicates()
     elif not isinstance(X, torch.Tensor):
         X = np.asarray(X)

@@ -90,7 +90,7 @@ class Path:
         return min((s for n, s in self.best.items() if n <= size), key=lambda s: s.value)
 
     def _record(self, size: int, state: State) -> bool:
-        """Keep a state that is the best of its size by more than rounding; return whether it is."""
+        """Keep a state that is better than the best of its size; return whether it is."""
         known = self.best.get(size)
         if known is not None and not state.value < known.value - LEAST * abs(known.value):
             return False
@@ -145,7 +145,7 @@ class Path:
         return better
 
     def _perturb(self, size: int) -> bool:
-        """Kick the best states of a size until nothing new comes; return whether any was better."""
+        """Kick the best states of a size until nothing new comes; return whether that helped."""
         search, plan = self.search, self.plan
         free = size - len(search.rules.always)
         if size not in self.best or free < 1 or len(self.best[size].units) < size:

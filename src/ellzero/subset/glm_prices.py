@@ -8,6 +8,7 @@ A group of columns is treated in coordinates in which its curvature is near the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ def rank(score: NDArray[Any], allowed: NDArray[np.bool_]) -> Integers:
         places = np.flatnonzero(score >= level)
     # Ties go to the first position.
     places = places[np.argsort(-score[places], kind="stable")][:SHORTLIST]
-    return places[np.isfinite(score[places])]
+    return np.asarray(places[np.isfinite(score[places])])
 
 
 class Units:
@@ -87,7 +88,7 @@ class Units:
         """Return the units that have one of some columns."""
         if self.members is None:
             return columns
-        return np.append(columns, False)[self._table].any(axis=1)
+        return np.asarray(np.append(columns, False)[self._table].any(axis=1))
 
     def columns(self, unit: int) -> Integers:
         """Return the columns of a unit."""
@@ -202,7 +203,7 @@ class Leaving:
             )
         else:
             ends = offset + np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-            for a, b in zip(ends[:-1], ends[1:], strict=True):
+            for a, b in itertools.pairwise(ends):
                 values, vectors = np.linalg.eigh(inverse[a:b, a:b])
                 values = np.maximum(values, 1e-12 * values[-1])
                 root[a:b, a - offset : b - offset] = vectors / np.sqrt(values)
@@ -388,7 +389,7 @@ def measure(
         ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         blocks = [
             weighted[a:b] @ rows[a:b].T + np.diag(ridge[a:b]) - cross[a:b] @ H[a:b].T
-            for a, b in zip(ends[:-1], ends[1:], strict=True)
+            for a, b in itertools.pairwise(ends)
         ]
         limits = None
     d[d <= PIVOT * diagonal] = np.inf

@@ -165,6 +165,8 @@ def search(
         raise InvalidParameterError(
             f"Feature {int(both[0])} is in `always` and in `forbidden`; it can be in one of them."
         )
+    if wanted.size and wanted[0] < 0:
+        raise InvalidParameterError(f"`budgets` must not be negative, got {int(wanted[0])}.")
     if wanted.size and wanted[0] < fixed.size:
         raise InvalidParameterError(
             f"`budgets` must be at least {fixed.size}, the number of features in `always`, "

@@ -147,7 +147,7 @@ class SparseGram(AbstractGram):
         owner = np.repeat(np.arange(p), counts)
         held = w[by_column.indices]
         filled = np.bincount(owner, held, minlength=p)
-        diagonal = np.bincount(owner, held * off**2, minlength=p)
+        diagonal: Floats = np.bincount(owner, held * off**2, minlength=p).astype(np.float64)
         diagonal += np.maximum(total - filled, 0.0) * mean**2
         check_finite(diagonal, self.energy)
         # A column without zeros may be constant; rounding of `total - filled` is a share of eps.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ellzero.subset.curvature import (
     Model,
@@ -17,6 +18,7 @@ from ellzero.subset.curvature import (
 )
 from ellzero.subset.results import Floats, Integers
 
+States = NDArray[np.int8]
 # Features of which a relaxation may keep nonzero.
 WIDTH = 400
 # A feature with less than this share of its square outside the span of those included makes the
@@ -24,6 +26,10 @@ WIDTH = 400
 SPAN = 1e-4
 # Share of the first weights that none falls below: other boxes need them.
 FLOOR = 0.5
+# How many times longer than usual a model that does well is used.
+LONGER = 8
+# Typical weight below which thresholds are tried.
+SCARCE = 0.02
 # Thresholds that are tried, in standard deviations of the entries beside the diagonal.
 THRESHOLDS = (1.5, 2.0, 2.5, 3.0)
 
@@ -84,7 +90,7 @@ class Part:
     scale: Floats
     names: Integers
     inside: Integers
-    state: Integers
+    state: States
     room: int
     slack: float
 
@@ -100,13 +106,22 @@ class Tree:
         Constant; what counts as zero; relative gap.
     budget : int
         Most features.
+    late : callable
+        Tells whether time is up, between the steps of building a model.
     """
 
     def __init__(
-        self, h: Floats, c: Floats, energy: float, floor: float, tol: float, budget: int
+        self,
+        h: Floats,
+        c: Floats,
+        energy: float,
+        floor: float,
+        tol: float,
+        budget: int,
+        late: Callable[[], bool],
     ) -> None:
         self.h, self.c, self.energy, self.floor, self.tol = h, c, energy, floor, tol
-        self.budget = budget
+        self.budget, self.late = budget, late
         self.value = energy
         self.support = np.empty(0, np.int64)
         self.count = np.zeros(4, np.int64)
@@ -124,6 +139,12 @@ class Tree:
         return self.value - max(0.5 * self.tol * abs(self.value), self.floor)
 
     @property
+    def is_settled(self) -> bool:
+        """Whether the gap is at most `tol`, or what rounding leaves of it."""
+        value = self.value
+        return self.lower_bound >= value - max(self.tol * abs(value), 2.0 * self.floor)
+
+    @property
     def lower_bound(self) -> float:
         """Smallest bound of all boxes."""
         first = self.queue[0][0] if self.queue else math.inf
@@ -139,7 +160,7 @@ class Tree:
         heapq.heappush(self.queue, (box.bound, self.made, box))
         self.made += 1
 
-    def improve(self, support: Integers, fixed: Integers | None = None) -> None:
+    def improve(self, support: Integers, fixed: States | None = None) -> None:
         """Improve a support by exchanges and keep it when it is the best."""
         from ellzero.kernels.branch_tree import exchange
 
@@ -149,7 +170,7 @@ class Tree:
         if self.energy - total < self.value:
             self.value, self.support = self.energy - total, support
 
-    def run(self, fixed: Integers, most: int | None) -> Iterator[None]:
+    def run(self, fixed: States, most: int | None) -> Iterator[None]:
         """Work on boxes until none is open; yields now and then, to look at the clock."""
         while self.queue:
             bound, _, box = heapq.heappop(self.queue)
@@ -219,9 +240,11 @@ class Tree:
             plain = None if weights is None else plain_model(part.h, weights)
         typical = 0.0 if plain is None else float(np.median(plain.weights))
         likely = box.weights is None or box.threshold > 0.0 or typical < 0.01
-        if likely and typical < 0.05 and p > part.room > 1:
+        if likely and typical < SCARCE and p > part.room > 1:
             best = self._thresholded(part, box)
             if best is not None and best.weights[0] > 3.0 * typical:
+                if box.weights is None and plain is not None and not part.state.any():
+                    self.root_bound = self._plain_bound(part, plain)
                 return best
         if plain is None:
             return None
@@ -229,16 +252,30 @@ class Tree:
             return plain
         return self._raise(part, plain, box, refine)
 
+    def _plain_bound(self, part: Part, plain: Model) -> float:
+        """Return the bound of the plain model: thresholds pay in the tree, not at its root."""
+        from ellzero.kernels.branch_relax import relax
+
+        width = min(part.names.size, WIDTH)
+        bound, _, _ = relax(
+            plain.matrix, part.c, plain.weights, np.sqrt(plain.weights), part.energy, part.state,
+            part.room, np.zeros(part.names.size), np.empty(part.names.size),
+            math.inf, 40, 0.0, np.empty((2, width, width)),
+        )  # fmt: skip
+        return max(bound - part.slack, 0.0)
+
     def _thresholded(self, part: Part, box: Box) -> Model | None:
         """Return the thresholded model that leaves most curvature."""
         p = part.names.size
         beside = np.abs(part.h[np.triu_indices(p, 1)])
         spread = float(np.median(beside)) / 0.6745
-        tried = THRESHOLDS
+        tried: tuple[float, ...] = THRESHOLDS
         if box.threshold > 0.0:
             tried = (box.threshold / spread, 1.15 * box.threshold / spread)
         best = None
         for factor in tried:
+            if self.late():
+                break
             model = thresholded_model(part.h, part.room, factor * spread)
             if model is not None and (best is None or model.weights[0] > best.weights[0]):
                 best = model
@@ -259,7 +296,7 @@ class Tree:
         theta, v, column = part.c * 0.0, np.empty(p), np.empty(p)
         barriers = (1.0, 0.3, 0.1, 0.1, 0.05, 0.05, 0.03, 0.03)
         for turn in range(rounds):
-            model = plain_model(part.h, d)
+            model = None if self.late() else plain_model(part.h, d)
             if model is None:
                 break
             bound, edge, _ = relax(
@@ -284,7 +321,7 @@ class Tree:
             raise_weights(inverse, d, slope, np.minimum(low, d), barrier, column)
         return best
 
-    def _split(self, box: Box, fixed: Integers, most: int | None) -> Iterator[None]:
+    def _split(self, box: Box, fixed: States, most: int | None) -> Iterator[None]:
         """Bound a box, explore it for a while, and add what stays open."""
         from ellzero.kernels import branch_tree as kernels
 
@@ -316,8 +353,11 @@ class Tree:
                 40, 0.0, best, support, anchor, self.count, work,
             )  # fmt: skip
             lowest = max(lowest, bound - part.slack)
+            if first:
+                lowest = max(lowest, self.root_bound)
             self.current = min(lowest, self.value)
             self._found(part, support, float(best[0]), fixed)
+            self._count_fixed(part)
             if first:
                 self.root_bound = max(self.root_bound, min(lowest, self.value))
             if left < 0:
@@ -334,13 +374,13 @@ class Tree:
             if not box.free.size:
                 break
         yield from self._explore(
-            part, model, state, theta, left, split, lowest, numbers, best, work, fixed, most
+            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed, most
         )
 
     def _explore(
-        self, part: Part, model: Model | None, state: Integers, theta: Floats, left: int,
-        split: int, lowest: float, numbers: tuple[float, float, float], best: Floats,
-        work: Floats, fixed: Integers, most: int | None,
+        self, part: Part, model: Model | None, state: States, theta: Floats, left: int,
+        split: int, first: float, lowest: float, numbers: tuple[float, float, float], best: Floats,
+        work: Floats, fixed: States, most: int | None,
     ) -> Iterator[None]:  # fmt: skip
         """Explore a box under one model; what is open at the end becomes boxes of their own."""
         from ellzero.kernels import branch_tree as kernels
@@ -348,7 +388,8 @@ class Tree:
         p = part.names.size
         d = np.zeros(p) if model is None else model.weights
         q = part.h if model is None else model.matrix
-        size, width = 2 * self._patience(p) + 4, min(p, WIDTH)
+        patience = 60 + p
+        size, width = 2 * LONGER * patience + 4, min(p, WIDTH)
         pool = (
             np.empty((size, p), np.int8), np.empty((size, width), np.int32),
             np.empty((size, width)), np.empty(size, np.int32), np.empty(size, np.int32),
@@ -356,11 +397,11 @@ class Tree:
         )  # fmt: skip
         heap, free = np.zeros(size, np.int64), np.arange(size)[::-1].copy()
         ends, closed = np.array([1, size - 1]), np.array([math.inf])
-        kernels.store(0, state, theta, left, lowest + part.slack, split, *pool)
-        done, slice_ = 0, max(1, 20000 // (p + 20))
+        kernels.store(0, state, theta, left, first, split, *pool)
+        done, slice_ = 0, max(1, 6000 // (p + 20))
         support = np.full(left + int((state > 0).sum()), -1, np.int64)
         try:
-            while done < self._patience(p):
+            while done < patience:
                 best[0] = min(best[0], self.value)
                 step = slice_ if most is None else min(slice_, (most - int(self.count[3])) // 2)
                 if step <= 0:
@@ -372,10 +413,14 @@ class Tree:
                 )  # fmt: skip
                 done += step
                 self._found(part, support, float(best[0]), fixed)
+                self._count_fixed(part)
                 low = min(closed[0], pool[5][heap[0]] if ends[0] else math.inf) - part.slack
                 self.current = min(max(low, lowest), self.value)
                 if code != kernels.PAUSED:
                     break
+                # A model that has come half the way up is not replaced yet.
+                if done >= patience and low - first > 0.5 * (self.level - first):
+                    patience = min(2 * patience, LONGER * (60 + p))
                 yield
         finally:
             self.closed = min(self.closed, max(float(closed[0]) - part.slack, lowest))
@@ -387,13 +432,8 @@ class Tree:
                 self.add(self._box(part, model, pool[0][slot], point, bound))
             self.current = math.inf
 
-    @staticmethod
-    def _patience(p: int) -> int:
-        """Return how many boxes are split before those left get models of their own."""
-        return 60 + p
-
     def _box(
-        self, part: Part, model: Model | None, state: Integers, theta: Floats, bound: float
+        self, part: Part, model: Model | None, state: States, theta: Floats, bound: float
     ) -> Box:
         """Return a box of the whole problem for a state of a part."""
         open_ = state == 0
@@ -408,8 +448,14 @@ class Tree:
             (theta / part.scale)[open_],
         )  # fmt: skip
 
+    def _count_fixed(self, part: Part) -> None:
+        """Count the boxes closed by deciding features: their bounds reach the level, no more."""
+        if self.count[2]:
+            margin = max(0.5 * self.tol * abs(self.value), self.floor + part.slack)
+            self.closed = min(self.closed, self.value - margin - part.slack)
+
     def _found(
-        self, part: Part, support: Integers, value: float, fixed: Integers | None = None
+        self, part: Part, support: Integers, value: float, fixed: States | None = None
     ) -> None:
         """Take over a support that is better than the best so far."""
         if value < self.value:
