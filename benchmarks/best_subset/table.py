@@ -72,6 +72,8 @@ def show(report):
     if name == "risk":
         show_risk(report)
         return
+    if name in ("curve_p", "curve_n", "sparse"):
+        show_curve(report)
     found = summary(report)
     base = None
     for method, one in found.items():
@@ -105,6 +107,22 @@ def show(report):
         print("  ours: default: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     for line in losses:
         print(f"  LOSS {line}")
+
+
+def show_curve(report):
+    """Print time and memory against size."""
+    sizes = {n: int(n.split("-")[1]) for n in report["instances"]}
+    methods = dict.fromkeys(m for e in report["instances"].values() for m in e["methods"])
+    print("  seconds (extra MB) at " + ", ".join(f"{size:,}" for size in sizes.values()))
+    for method in methods:
+        texts = []
+        for entry in report["instances"].values():
+            cell = entry["methods"].get(method, {})
+            if "budgets" in cell:
+                texts.append(f"{cell['median']:9.3f} ({cell['peak_bytes'] / 1e6:6.0f})")
+            else:
+                texts.append(f"{'failed' if 'error' in cell else '-':>18}")
+        print(f"  {method:<34} " + "  ".join(texts))
 
 
 def show_risk(report):
