@@ -172,7 +172,7 @@ def instance(table, seed, **size):
         case "g2":
             return linear(name, rng, 120, 60, 10, 0.9, 6, make=pairs)
         case "risk":
-            asked = (1, 2, 3, 5, 8, 12, 17, 23, 30)
+            asked = range(1, 41)
             ratio = (0.3, 1.0, 6.0)[seed // 4]
             return linear(name, rng, 300, 1000, 25, 0.5, ratio, asked=asked, task="predict")
         case "hard":
