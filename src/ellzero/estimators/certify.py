@@ -6,7 +6,7 @@ costs about as much as a look at the data; `ellzero.verify` proves more and cost
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ CHUNK = 2**21
 ROUNDING = 1e-13
 # Share of its squares that a column must have left, given the support, to be exchanged for.
 COLLINEAR = 1e-9
+# Largest curvature of each loss in its scores.
+CURVATURE = {"logistic": 0.25, "softmax": 0.5, "huber": 1.0}
 # Share of the value below which a lower bound is called empty.
 VACUOUS = 0.01
 
@@ -169,7 +171,7 @@ def certify(
         if job.loss == "squared":
             value = _squares_checks(job, subset, budget, lam, tol, found)
         else:
-            value = _gradient_checks(job, subset, lam, tol, found)
+            value = _gradient_checks(job, subset, budget, lam, tol, found)
         found.measures |= {"value": value, "tol": tol}
     else:
         value = subset.value
@@ -261,6 +263,7 @@ def _squares_checks(
         found.assumptions.append(
             f"Exchanges are not checked: they have no closed form with {why}."
         )
+        _stability(job, subset, budget, slope / total, squares / total, lam, found)
         return value
     diagonal = squares + penalty
     alive = squares > 1e-14 * (squares + total * look.mean**2)
@@ -335,7 +338,9 @@ def _inverse(matrix: Floats) -> Floats:
     return np.asarray(inner / np.outer(scale, scale))
 
 
-def _gradient_checks(job: Job, subset: Subset, lam: Floats, tol: float, found: _Findings) -> float:
+def _gradient_checks(
+    job: Job, subset: Subset, budget: int, lam: Floats, tol: float, found: _Findings
+) -> float:
     """Check that a model of another loss is the minimizer on its support; return the value."""
     scores = job.scores(subset)
     weight = np.ones(job.X.shape[0]) if job.weight is None else job.weight
@@ -373,7 +378,60 @@ def _gradient_checks(job: Job, subset: Subset, lam: Floats, tol: float, found: _
         "Exchanges are not checked: for this loss they have no closed form; `certify='full'` "
         "minimizes on each."
     )
+    slopes = -transpose_product(job.X, weight[:, None] * slope, np.zeros(job.X.shape[1]))
+    steepest = CURVATURE.get(job.loss, np.inf)
+    squares = steepest * column_moments(job.X, weight, center=False)[1]
+    _stability(job, subset, budget, slopes, squares, lam, found)
     return value
+
+
+def _stability(
+    job: Job,
+    subset: Subset,
+    budget: int,
+    slope: Floats,
+    squares: Floats,
+    lam: Floats,
+    found: _Findings,
+) -> None:
+    """Check that a gradient step and hard thresholding give the model back.
+
+    `slope` is minus the gradient of the loss, (n_columns, n_outputs), and `squares` bounds the
+    curvature along every column; the sum of the largest of them bounds it along every direction
+    between two models of the budget.
+    """
+    if job.shape.bounded or not np.isfinite(squares).all():
+        why = "with bounds" if job.shape.bounded else "for a loss whose curvature has no bound"
+        found.assumptions.append(
+            f"Stability under hard thresholding is not checked {why}: the model is the minimum on "
+            "its support, and nothing is claimed beyond it."
+        )
+        # Then the minimum on the support is all there is, and no claim by itself.
+        found.checks = [
+            replace(c, claim=Claim.FEASIBLE) if c.claim is Claim.STATIONARY else c
+            for c in found.checks
+        ]
+        return
+    units, n_units = job.shape.units, job.shape.n_units
+    S = subset.support
+    on = np.zeros(n_units, dtype=bool)
+    on[units[S]] = True
+    size = np.bincount(units[S], (subset.coef**2).sum(axis=1), n_units)
+    steep = np.bincount(units, (slope**2).sum(axis=1), n_units)
+    banned = np.zeros(n_units, dtype=bool)
+    banned[units[job.shape.forbidden]] = True
+    curved = np.bincount(units, squares, n_units)
+    smoothness = float(np.sort(curved)[::-1][: 2 * budget].sum() + lam.max(initial=0.0))
+    outside = steep[~on & ~banned]
+    smallest = size[on].min() if on.sum() == budget and budget else 0.0
+    found.measures["smoothness"] = smoothness
+    found.check(
+        "largest slope off the support",
+        float(np.sqrt(outside.max(initial=0.0))),
+        # Within rounding of the slope at zero, where the budget is not used up.
+        max(smoothness * float(np.sqrt(smallest)), 1e-9 * float(np.sqrt(steep.max(initial=0.0)))),
+        Claim.STATIONARY,
+    )
 
 
 def _derivatives(job: Job, scores: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from ellzero._version import __version__
 from ellzero.fitting.run import FitRun
-from ellzero.report.words import counted
 
 # Features whose coefficients the report draws over the budgets.
 DRAWN_FEATURES = 12
@@ -125,7 +124,7 @@ def _coefficient_figure(run: FitRun) -> list[dict[str, Any]]:
                 "y_label": "coefficient of one standard deviation",
                 "integer_x": True,
                 "selected_x": run.chosen.budget,
-                "note": f"{counted(left, 'smaller coefficient')} not drawn." if left > 0 else "",
+                "note": f"{left} with smaller coefficients are not drawn." if left > 0 else "",
             },
         }
     ]
