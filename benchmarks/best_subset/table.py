@@ -102,9 +102,10 @@ def show(report):
         if one["failed"]:
             line += f"  failed: {len(one['failed'])}"
         print(line)
-    counts, losses = verdicts(report)
+    method = "ours: default" if "ours: default" in found else "ours_estimator: fit"
+    counts, losses = verdicts(report, method)
     if counts["instances"]:
-        print("  ours: default: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+        print(f"  {method}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     for line in losses:
         print(f"  LOSS {line}")
 

@@ -40,6 +40,8 @@ def solve(instance, *, lasso=False, plain=False, precompute=False):
         ]
         model = OrthogonalMatchingPursuitCV(cv=folds, max_iter=largest).fit(X, y)
         return {int(model.n_nonzero_coefs_): np.flatnonzero(model.coef_)}
+    if precompute and X.shape[1] > 10_000:
+        raise MemoryError("The Gram matrix of so many columns takes gigabytes.")
     X, y = X - X.mean(0), y - y.mean()
     norms = np.sqrt(np.einsum("ij,ij->j", X, X))
     X /= norms
