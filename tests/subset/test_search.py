@@ -208,6 +208,25 @@ def test_no_exchange_improves_a_subset():
             assert value_of(X, y[:, None], [*S[:i], *S[i + 1 :], j]) >= path[5].value * (1 - 1e-9)
 
 
+def hidden_pairs(seed, n=150, p=600, n_pairs=3):
+    """Return features of which neighbors correlate by .9, and pairs that nearly cancel."""
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((n, p))
+    for j in range(1, p):
+        X[:, j] = 0.9 * X[:, j - 1] + np.sqrt(0.19) * X[:, j]
+    at = 2 * generator.choice(p // 2, n_pairs, replace=False)
+    signal = X[:, at].sum(axis=1) - X[:, at + 1].sum(axis=1)
+    y = signal + 0.4 * signal.std() * generator.standard_normal(n)
+    return X, y, np.sort(np.concatenate([at, at + 1]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pairs_that_hide_each_other_are_found(seed):
+    X, y, truth = hidden_pairs(seed)
+    found = search(gram_of(X, y), [6])[6]
+    assert found.value <= value_of(X, y[:, None], truth) * (1 + 1e-9)
+
+
 def test_nothing_to_explain():
     X, _ = table(0)
     path = search(gram_of(X, np.ones(25)), [0, 3])

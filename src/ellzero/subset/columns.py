@@ -69,6 +69,16 @@ class ScaledColumns:
         """Features whose columns are there, ascending."""
         return np.flatnonzero(self.slots >= 0)
 
+    def closest(self, n_columns: int) -> float:
+        """Return the largest correlation of one of the first columns with another feature."""
+        n = self.n_usable if self.full else self._used
+        rows = self.rows[: min(n_columns, n)]
+        names = np.arange(n) if self.full else self._holder
+        owner = names[: rows.shape[0]]
+        largest = np.abs(rows)
+        largest[np.arange(owner.size), owner] = 0.0
+        return float(largest.max(initial=0.0))
+
     def square(self, features: Integers) -> Floats:
         """Return the inner products among `features`."""
         if self.full and features.size == self.n_usable:
