@@ -11,6 +11,17 @@ from ellzero.subset.results import Floats, Integers
 CACHE_BYTES = 2**29
 # Columns computed at once: the first time, and later.
 FIRST_BLOCK, BLOCK = 48, 16
+# Twins share the signs of all bits in one of the tables, and have sketches that are alike; for at
+# most so many features, and at most so many pairs.
+BITS, LOOK_AHEAD, ALIKE, MOST_TWINS, AT_MOST = 10, 2, 0.85, 10**5, 16
+
+
+def _count_bits(x: np.ndarray) -> Integers:
+    """Return how many bits of unsigned 64-bit integers are set."""
+    for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
+        low = np.uint64(mask)
+        x = (x & low) + (x >> np.uint64(shift) & low)
+    return ((x * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.int64)
 
 
 class ScaledColumns:
@@ -78,6 +89,44 @@ class ScaledColumns:
         largest = np.abs(rows)
         largest[np.arange(owner.size), owner] = 0.0
         return float(largest.max(initial=0.0))
+
+    def twins(self) -> Integers:
+        """Return features that correlate strongly with another one, as far as columns tell.
+
+        The inner products with the columns that are there are a sketch of every feature; twins
+        agree in their signs.
+        """
+        n_tables = min(self._used, 64) // BITS
+        if self.n_usable > MOST_TWINS or n_tables == 0:
+            return np.zeros(0, np.int64)
+        sketch = self.rows[: n_tables * BITS]
+        signs = sketch > 0
+        codes = np.zeros(self.n_usable, np.uint64)
+        pairs = []
+        for table in range(n_tables):
+            key = np.zeros(self.n_usable, np.int16)
+            for row in signs[table * BITS : (table + 1) * BITS]:
+                key = 2 * key + row
+            codes = codes << np.uint64(BITS) | key.astype(np.uint64)
+            # A feature and its negative are the same.
+            key = np.minimum(key, 2**BITS - 1 - key)
+            order = np.argsort(key, kind="stable")
+            key = key[order]
+            for ahead in range(1, LOOK_AHEAD + 1):
+                at = np.flatnonzero(key[ahead:] == key[:-ahead])
+                pairs.append((order[at], order[at + ahead]))
+        first = np.concatenate([pair[0] for pair in pairs])
+        second = np.concatenate([pair[1] for pair in pairs])
+        differ = _count_bits(codes[first] ^ codes[second])
+        differ = np.minimum(differ, n_tables * BITS - differ)
+        close = np.flatnonzero(differ <= n_tables * BITS // 5)
+        first, second = first[close], second[close]
+        a, b = sketch[:, first], sketch[:, second]
+        inner = np.einsum("ij,ij->j", a, b)
+        alike = inner**2 / (np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b))
+        best = np.argsort(-alike, kind="stable")
+        best = best[alike[best] > ALIKE**2][: n_tables * AT_MOST]
+        return np.unique(np.concatenate([first[best], second[best]]))
 
     def square(self, features: Integers) -> Floats:
         """Return the inner products among `features`."""

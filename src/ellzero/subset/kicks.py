@@ -153,6 +153,9 @@ class Arenas:
         self.n_fixed = n_fixed
         self._kept: dict[int, Arena] = {}
         self.hiding = columns.closest(LOOKS) > HIDING
+        self.twins = np.zeros(0, np.int64)
+        if not (self.hiding or columns.full):
+            self.twins = columns.twins()
 
     def _arena(self, wanted: int, members: Integers) -> Arena:
         """Return an arena of about `wanted` features that holds `members`."""
@@ -162,7 +165,7 @@ class Arenas:
             features = np.arange(p)
             if wanted < p and not self.columns.full:
                 # Features come in the order of their strength.
-                known = [np.arange(wanted // 2), members, *self.frontier.members]
+                known = [np.arange(wanted // 2), members, self.twins, *self.frontier.members]
                 promising = np.argpartition(-self.residual, wanted // 2)[: wanted // 2]
                 features = np.unique(np.concatenate([*known, promising]))
             arena = Arena(self.columns, features, self.frontier.high, self.n_fixed)
