@@ -374,7 +374,7 @@ def exchange_pairs(
 
     Parameters
     ----------
-    columns, slots, start, state, floor
+    columns, slots, start, state, floor : object
         As in `kick`.
     near : ndarray of shape (p, m), int64
         Neighbors of every feature.
