@@ -288,8 +288,26 @@ def envelope_step(
     return kept
 
 
-@njit(cache=True, inline="always")
-def _at_zero(pieces, count):  # type: ignore[no-untyped-def]
+@njit(cache=True)
+def node_step(message, labels, count, y, w, price, out, out_labels):  # type: ignore[no-untyped-def]
+    """Add a node to every piece of a message; return the smallest cost of a vertex."""
+    smallest = math.inf
+    for k in range(count):
+        a, m, c = message[k, CURVATURE], message[k, VERTEX], message[k, COST]
+        total = a + w
+        if total > 0.0:
+            c += a * w / total * (m - y) ** 2
+            m = (a * m + w * y) / total
+        c += price
+        out[k, CURVATURE], out[k, VERTEX], out[k, COST] = total, m, c
+        out[k, START] = message[k, START]
+        out_labels[k] = labels[k]
+        smallest = min(smallest, c)
+    return smallest
+
+
+@njit(cache=True)
+def at_zero(pieces, count):  # type: ignore[no-untyped-def]
     """Return the piece whose interval holds zero."""
     k = count - 1
     while k > 0 and pieces[k, START] > 0.0:
@@ -298,8 +316,21 @@ def _at_zero(pieces, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
-    """Return value, support and largest message of the penalized program on a chain.
+def smallest_of(pieces, count, end):  # type: ignore[no-untyped-def]
+    """Return the least value of a piecewise quadratic, and the piece that has it."""
+    best, piece = math.inf, -1
+    for k in range(count):
+        right = pieces[k + 1, START] if k + 1 < count else end
+        x = min(max(pieces[k, VERTEX], pieces[k, START]), right)
+        value = pieces[k, CURVATURE] * (x - pieces[k, VERTEX]) ** 2 + pieces[k, COST]
+        if value < best:
+            best, piece = value, k
+    return best, piece
+
+
+@njit(cache=True)
+def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
+    """Solve the penalized program on a chain; keep every message where `keep` asks for it.
 
     Parameters
     ----------
@@ -311,6 +342,8 @@ def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
         Cost of every nonzero; minus infinity keeps a node on, infinity keeps it off.
     nonnegative : bool
         Whether values must not be negative.
+    keep : bool
+        Whether to return the messages.
 
     Returns
     -------
@@ -318,15 +351,19 @@ def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
         The optimal value as the program has it.
     on : array of shape (n,), bool
         An optimal support.
-    n_pieces : int
-        Pieces of all messages together.
-    most : int
-        Pieces of the largest message.
+    n_pieces, most : int
+        Pieces of all messages together, and of the largest.
+    kept : array of shape (n_pieces, 4)
+        The message to every node, one after the other; nothing without `keep`.
+    first : array of shape (n + 1,), int64
+        Where the message of every node begins in `kept`.
+    bases : array of shape (n,)
+        What has been taken out of the costs of every message.
 
     Notes
     -----
-    Memory for n numbers and the pieces of one message; time proportional to all pieces, at most
-    n^2 and mostly a few times n.
+    Memory for n numbers and the pieces of one message (of all with `keep`); time proportional to
+    all pieces, at most n^2 and mostly a few times n.
     """
     n = y.shape[0]
     low, high = domains(y, w, edges, nonnegative)
@@ -336,6 +373,9 @@ def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
     out = np.empty((2 * capacity + 1, 4))
     out_labels = np.empty(2 * capacity + 1, dtype=np.int64)
     work = np.empty((2 * capacity + 1, 6))
+    kept = np.empty((2 * n + 64 if keep else 0, 4))
+    first = np.zeros(n + 1, dtype=np.int64)
+    bases = np.empty(n)
     # The message to the first node is zero.
     out[0, 0], out[0, 1], out[0, 2], out[0, 3] = 0.0, 0.0, 0.0, low[0]
     out_labels[0] = -1
@@ -357,31 +397,30 @@ def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
             grown_labels[:count] = out_labels[:count]
             out, out_labels = grown, grown_labels
             work = np.empty((2 * capacity + 1, 6))
+        bases[i] = base
+        first[i + 1] = first[i]
+        if keep:
+            if first[i] + count > kept.shape[0]:
+                more = np.empty((2 * kept.shape[0] + count, 4))
+                more[: first[i]] = kept[: first[i]]
+                kept = more
+            kept[first[i] : first[i] + count] = out[:count]
+            first[i + 1] += count
         # The zero continuation of this node, then the nonzero ones.
-        k = _at_zero(out, count)
+        k = at_zero(out, count)
         zero = out[k, CURVATURE] * out[k, VERTEX] ** 2 + out[k, COST] + w[i] * y[i] ** 2
         before[i] = out_labels[k]
         zero_label = i
-        must, free = cost[i] == -math.inf, cost[i] == math.inf
-        price = 0.0 if must or free else cost[i]
+        must, never = cost[i] == -math.inf, cost[i] == math.inf
+        price = 0.0 if must or never else cost[i]
         if must:
             zero = math.inf
         elif price < 0.0:
             # Switching on for nothing is allowed.
             zero += price
-        number = 0 if free else count
-        smallest = zero
-        for k in range(number):
-            a, m, c = out[k, CURVATURE], out[k, VERTEX], out[k, COST]
-            total = a + w[i]
-            if total > 0.0:
-                c += a * w[i] / total * (m - y[i]) ** 2
-                m = (a * m + w[i] * y[i]) / total
-            c += price
-            pieces[k, CURVATURE], pieces[k, VERTEX], pieces[k, COST] = total, m, c
-            pieces[k, START] = out[k, START]
-            labels[k] = out_labels[k]
-            smallest = min(smallest, c)
+        number = 0 if never else count
+        smallest = node_step(out, out_labels, number, y[i], w[i], price, pieces, labels)
+        smallest = min(smallest, zero)
         base += smallest
         zero -= smallest
         for k in range(number):
@@ -395,15 +434,11 @@ def chain_l0(y, w, edges, cost, nonnegative):  # type: ignore[no-untyped-def]
             )  # fmt: skip
         else:
             count = number
-    best, last = zero, zero_label
-    for k in range(count):
-        right = pieces[k + 1, START] if k + 1 < count else high[n - 1]
-        x = min(max(pieces[k, VERTEX], pieces[k, START]), right)
-        value = pieces[k, CURVATURE] * (x - pieces[k, VERTEX]) ** 2 + pieces[k, COST]
-        if value < best:
-            best, last = value, labels[k]
+    best, piece = smallest_of(pieces, count, high[n - 1])
+    last = labels[piece] if best < zero else zero_label
+    best = min(best, zero)
     on = np.ones(n, dtype=np.bool_)
     while last >= 0:
         on[last] = False
         last = before[last]
-    return base + best, on, n_pieces, most
+    return base + best, on, n_pieces, most, kept[: first[n]], first, bases
