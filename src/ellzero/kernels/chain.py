@@ -339,7 +339,7 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
     edges : array of shape (n - 1,)
         Smoothness weight of every edge, at least 0; 0 cuts the chain.
     cost : array of shape (n,)
-        Cost of every nonzero; minus infinity keeps a node on, infinity keeps it off.
+        Cost of every nonzero; minus infinity makes a node free of cost, infinity keeps it off.
     nonnegative : bool
         Whether values must not be negative.
     keep : bool
@@ -411,11 +411,9 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
         zero = out[k, CURVATURE] * out[k, VERTEX] ** 2 + out[k, COST] + w[i] * y[i] ** 2
         before[i] = out_labels[k]
         zero_label = i
-        must, never = cost[i] == -math.inf, cost[i] == math.inf
-        price = 0.0 if must or never else cost[i]
-        if must:
-            zero = math.inf
-        elif price < 0.0:
+        never = cost[i] == math.inf
+        price = 0.0 if math.isinf(cost[i]) else cost[i]
+        if price < 0.0:
             # Switching on for nothing is allowed.
             zero += price
         number = 0 if never else count
