@@ -172,6 +172,25 @@ def _crossing(one, two, edge, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def smallest_of(pieces, count, end):  # type: ignore[no-untyped-def]
+    """Return the least value of a piecewise quadratic, and the piece that has it.
+
+    A piece whose argument is cut at zero is left out: the zero state is at least as good, and a
+    tie must not put a node on that would turn negative.
+    """
+    best, piece = math.inf, -1
+    for k in range(count):
+        if pieces[k, START] == 0.0 and pieces[k, VERTEX] <= 0.0:
+            continue
+        right = pieces[k + 1, START] if k + 1 < count else end
+        x = min(max(pieces[k, VERTEX], pieces[k, START]), right)
+        value = pieces[k, CURVATURE] * (x - pieces[k, VERTEX]) ** 2 + pieces[k, COST]
+        if value < best:
+            best, piece = value, k
+    return best, piece
+
+
+@njit(cache=True)
 def envelope_step(
     pieces, labels, count, end, zero, zero_label, edge, low, high, out, out_labels, work
 ):  # type: ignore[no-untyped-def]
@@ -207,13 +226,9 @@ def envelope_step(
     """
     if edge == 0.0:
         # Nothing is carried over: the message is the smallest cost.
-        best, label = zero, zero_label
-        for k in range(count):
-            right = pieces[k + 1, START] if k + 1 < count else end
-            x = min(max(pieces[k, VERTEX], pieces[k, START]), right)
-            value = pieces[k, CURVATURE] * (x - pieces[k, VERTEX]) ** 2 + pieces[k, COST]
-            if value < best:
-                best, label = value, labels[k]
+        best, k = smallest_of(pieces, count, end)
+        label = labels[k] if best < zero else zero_label
+        best = min(best, zero)
         out[0, CURVATURE] = 0.0
         out[0, VERTEX] = 0.0
         out[0, COST] = best
@@ -313,19 +328,6 @@ def at_zero(pieces, count):  # type: ignore[no-untyped-def]
     while k > 0 and pieces[k, START] > 0.0:
         k -= 1
     return k
-
-
-@njit(cache=True)
-def smallest_of(pieces, count, end):  # type: ignore[no-untyped-def]
-    """Return the least value of a piecewise quadratic, and the piece that has it."""
-    best, piece = math.inf, -1
-    for k in range(count):
-        right = pieces[k + 1, START] if k + 1 < count else end
-        x = min(max(pieces[k, VERTEX], pieces[k, START]), right)
-        value = pieces[k, CURVATURE] * (x - pieces[k, VERTEX]) ** 2 + pieces[k, COST]
-        if value < best:
-            best, piece = value, k
-    return best, piece
 
 
 @njit(cache=True)
