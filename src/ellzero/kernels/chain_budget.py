@@ -67,9 +67,7 @@ def _value_at_zero(rest, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def chain_counted(
-    y, w, edges, price, budget, nonnegative, limit, rest, rest_first, rest_bases
-):  # type: ignore[no-untyped-def]
+def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_first, rest_bases):  # type: ignore[no-untyped-def]
     """Return the best support with at most `budget` nonzeros whose tilted cost is within `limit`.
 
     Parameters

@@ -240,15 +240,11 @@ def bound_of_messages(y, w, edges, cost, low, high, kept, first, bases):  # type
                 b, k2, d = kept[t, 0], kept[t, 1], kept[t, 2] + bases[i + 1]
                 s = max(kept[t, 3], low[i + 1])
                 e = kept[t + 1, 3] if t + 1 < stop else high[i + 1]
-                worst = min(
-                    worst, _lowest(edge, left, at_left, b, k2, d, s, min(e, inner_low))
-                )
+                worst = min(worst, _lowest(edge, left, at_left, b, k2, d, s, min(e, inner_low)))
                 worst = min(
                     worst, _lowest(after, m, c, b, k2, d, max(s, inner_low), min(e, inner_high))
                 )
-                worst = min(
-                    worst, _lowest(edge, right, at_right, b, k2, d, max(s, inner_high), e)
-                )
+                worst = min(worst, _lowest(edge, right, at_right, b, k2, d, max(s, inner_high), e))
         if i + 1 < n:
             violation += -worst
     return bound - violation, violation

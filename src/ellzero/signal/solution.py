@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
+# Relative distance that sums of squares in another order make.
+ROUNDING = 1e-13
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -53,6 +56,7 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """Relative distance of the value to the lower bound, at least 0."""
+        """Relative distance of the value to the lower bound; 0 below rounding."""
         scale = max(abs(self.value), abs(self.lower_bound))
-        return max(0.0, self.value - self.lower_bound) / scale if scale > 0.0 else 0.0
+        distance = self.value - self.lower_bound
+        return distance / scale if distance > ROUNDING * scale else 0.0
