@@ -30,6 +30,7 @@ LEVELS = {
     "fitting": 6,
     "models": 6,
     "report": 6,
+    "signal": 6,
     "training": 6,
     "nn": 6,
     "papers": 7,
@@ -50,9 +51,9 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators"},
+    "sklearn": {"datasets", "estimators", "signal"},
     "matplotlib": {"estimators"},
-    "pandas": {"estimators"},
+    "pandas": {"estimators", "signal"},
     "polars": {"estimators"},
     "typer": {"cli"},
     "rich": {"cli", "report"},

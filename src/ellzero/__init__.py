@@ -47,6 +47,8 @@ _HOMES = {
     "restricted_smoothness": "ellzero.smoothness",
     "restricted_strong_convexity": "ellzero.smoothness",
     "verify": "ellzero.certificates",
+    "SparseSmooth": "ellzero.signal",
+    "denoise": "ellzero.signal",
     "PathResult": "ellzero.solving",
     "choose_solver": "ellzero.solving",
     "solve": "ellzero.solving",

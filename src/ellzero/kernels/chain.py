@@ -85,6 +85,34 @@ def solve_runs(y, w, edges, on):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def leverages(w, edges, on):  # type: ignore[no-untyped-def]
+    """Return how much every fitted value follows its own sample on a support.
+
+    Their sum is the number of degrees of freedom of the fit.
+    """
+    n = w.shape[0]
+    left, right, out = np.zeros(n), np.zeros(n), np.zeros(n)
+    # What a node weighs by itself and by everything on one side of it.
+    for i in range(1, n):
+        before = w[i - 1] + left[i - 1]
+        if not on[i - 1]:
+            left[i] = edges[i - 1]
+        elif before + edges[i - 1] > 0.0:
+            left[i] = before * edges[i - 1] / (before + edges[i - 1])
+    for i in range(n - 2, -1, -1):
+        after = w[i + 1] + right[i + 1]
+        if not on[i + 1]:
+            right[i] = edges[i]
+        elif after + edges[i] > 0.0:
+            right[i] = after * edges[i] / (after + edges[i])
+    for i in range(n):
+        total = w[i] + left[i] + right[i]
+        if on[i] and total > 0.0:
+            out[i] = w[i] / total
+    return out
+
+
+@njit(cache=True)
 def objective(x, y, w, edges, cost):  # type: ignore[no-untyped-def]
     """Return the objective at a point, with the cost of every nonzero."""
     total = 0.0
@@ -102,13 +130,18 @@ def domains(y, w, edges, nonnegative):  # type: ignore[no-untyped-def]
     """Return lower and upper bounds on the minimizer over every support."""
     n = y.shape[0]
     every = np.ones(n, dtype=np.bool_)
-    high = solve_runs(np.maximum(y, 0.0), w, edges, every)
+    part = np.empty(n)
+    for i in range(n):
+        part[i] = max(y[i], 0.0)
+    high = solve_runs(part, w, edges, every)
     if nonnegative:
         return np.zeros(n), high
-    return -solve_runs(np.maximum(-y, 0.0), w, edges, every), high
+    for i in range(n):
+        part[i] = min(y[i], 0.0)
+    return solve_runs(part, w, edges, every), high
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _restricted(a, m, c, low, high, edge, x):  # type: ignore[no-untyped-def]
     """Return min over x' in [low, high] of a (x' - m)^2 + c + edge (x - x')^2."""
     total = a + edge
@@ -117,13 +150,13 @@ def _restricted(a, m, c, low, high, edge, x):  # type: ignore[no-untyped-def]
     return a * (best - m) ** 2 + c + edge * (x - best) ** 2
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _is_left(a, m, low, edge, x):  # type: ignore[no-untyped-def]
     """Return whether the restricted argument is at the left end of its interval."""
     return a * m + edge * x <= (a + edge) * low
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _after_edge(a, edge):  # type: ignore[no-untyped-def]
     total = a + edge
     return a * edge / total if total > 0.0 else 0.0
@@ -191,9 +224,9 @@ def smallest_of(pieces, count, end):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def envelope_step(
+def envelope_step(  # type: ignore[no-untyped-def]
     pieces, labels, count, end, zero, zero_label, edge, low, high, out, out_labels, work
-):  # type: ignore[no-untyped-def]
+):
     """Carry a message over an edge: the lower envelope of all continuations.
 
     Parameters
@@ -207,7 +240,7 @@ def envelope_step(
     end : float
         Right end of the last piece.
     zero : float
-        Cost when the node is zero; infinity when it must not be.
+        Cost when the node is zero and the next one is not; infinity when it must not be.
     zero_label : int
         Label of that continuation.
     edge : float
@@ -331,7 +364,32 @@ def at_zero(pieces, count):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
+def copy_rows(source, first, last, target, place):  # type: ignore[no-untyped-def]
+    """Copy rows `first` to `last` of a matrix to `place` of another; slices compile slowly."""
+    for k in range(first, last):
+        for j in range(source.shape[1]):
+            target[place + k - first, j] = source[k, j]
+
+
+@njit(cache=True)
+def grown(rows, count, capacity):  # type: ignore[no-untyped-def]
+    """Return the first rows of a matrix in one with room for more."""
+    more = np.empty((capacity, rows.shape[1]))
+    copy_rows(rows, 0, count, more, 0)
+    return more
+
+
+@njit(cache=True)
+def grown_labels(labels, count, capacity):  # type: ignore[no-untyped-def]
+    """Return the first labels in an array with room for more."""
+    more = np.empty(capacity, dtype=np.int64)
+    for k in range(count):
+        more[k] = labels[k]
+    return more
+
+
+@njit(cache=True)
+def sweep(y, w, edges, cost, bump, nonnegative, keep):  # type: ignore[no-untyped-def]
     """Solve the penalized program on a chain; keep every message where `keep` asks for it.
 
     Parameters
@@ -342,6 +400,8 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
         Smoothness weight of every edge, at least 0; 0 cuts the chain.
     cost : array of shape (n,)
         Cost of every nonzero; minus infinity makes a node free of cost, infinity keeps it off.
+    bump : float
+        Cost of every run of nonzeros, at least 0.
     nonnegative : bool
         Whether values must not be negative.
     keep : bool
@@ -355,6 +415,8 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
         An optimal support.
     n_pieces, most : int
         Pieces of all messages together, and of the largest.
+    held : array of shape (n,), bool
+        Nodes that are zero but do not end their run, for that would cost more.
     kept : array of shape (n_pieces, 4)
         The message to every node, one after the other; nothing without `keep`.
     first : array of shape (n + 1,), int64
@@ -369,7 +431,7 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
     """
     n = y.shape[0]
     low, high = domains(y, w, edges, nonnegative)
-    before = np.empty(n, dtype=np.int64)
+    before, held_before = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
     capacity = 64
     pieces, labels = np.empty((capacity, 4)), np.empty(capacity, dtype=np.int64)
     out = np.empty((2 * capacity + 1, 4))
@@ -378,43 +440,44 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
     kept = np.empty((2 * n + 64 if keep else 0, 4))
     first = np.zeros(n + 1, dtype=np.int64)
     bases = np.empty(n)
-    # The message to the first node is zero.
-    out[0, 0], out[0, 1], out[0, 2], out[0, 3] = 0.0, 0.0, 0.0, low[0]
+    # The message to the first node is the cost of a run that begins there.
+    out[0, 0], out[0, 1], out[0, 2], out[0, 3] = 0.0, 0.0, bump, low[0]
     out_labels[0] = -1
     count = 1
     base = 0.0
     n_pieces, most = 0, 0
-    zero = math.inf
-    zero_label = -1
+    # The least cost with the node before at zero, as if one stood before the first.
+    zero, zero_label = 0.0, -1
+    entry, entry_label = math.inf, -1
     for i in range(n):
         if count > capacity:
             while capacity < count:
                 capacity *= 2
             pieces, labels = np.empty((capacity, 4)), np.empty(capacity, dtype=np.int64)
-            grown, grown_labels = (
-                np.empty((2 * capacity + 1, 4)),
-                np.empty(2 * capacity + 1, dtype=np.int64),
-            )
-            grown[:count] = out[:count]
-            grown_labels[:count] = out_labels[:count]
-            out, out_labels = grown, grown_labels
+            out = grown(out, count, 2 * capacity + 1)
+            out_labels = grown_labels(out_labels, count, 2 * capacity + 1)
             work = np.empty((2 * capacity + 1, 6))
         bases[i] = base
         first[i + 1] = first[i]
         if keep:
             if first[i] + count > kept.shape[0]:
-                more = np.empty((2 * kept.shape[0] + count, 4))
-                more[: first[i]] = kept[: first[i]]
-                kept = more
-            kept[first[i] : first[i] + count] = out[:count]
+                kept = grown(kept, first[i], 2 * kept.shape[0] + count)
+            copy_rows(out, 0, count, kept, first[i])
             first[i + 1] += count
         # The zero continuation of this node, then the nonzero ones.
         k = at_zero(out, count)
-        zero = out[k, CURVATURE] * out[k, VERTEX] ** 2 + out[k, COST] + w[i] * y[i] ** 2
-        before[i] = out_labels[k]
-        zero_label = i
+        reached = out[k, CURVATURE] * out[k, VERTEX] ** 2 + out[k, COST]
+        label = out_labels[k]
+        fit = w[i] * y[i] ** 2
         never = cost[i] == math.inf
         price = 0.0 if math.isinf(cost[i]) else cost[i]
+        # At zero within a run, which goes on: of use where a new run costs more.
+        holding = reached + fit + price if nonnegative and bump > 0.0 and not never else math.inf
+        before[i], held_before[i] = label, label
+        if zero < reached:
+            reached, before[i] = zero, zero_label
+        zero = reached + fit
+        zero_label = i
         if price < 0.0:
             # Switching on for nothing is allowed.
             zero += price
@@ -423,13 +486,16 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
         smallest = min(smallest, zero)
         base += smallest
         zero -= smallest
+        entry, entry_label = zero + bump, zero_label
+        if holding - smallest < entry:
+            entry, entry_label = holding - smallest, n + i
         for k in range(number):
             pieces[k, COST] -= smallest
         n_pieces += number
         most = max(most, number)
         if i + 1 < n:
             count = envelope_step(
-                pieces, labels, number, high[i], zero, zero_label, edges[i],
+                pieces, labels, number, high[i], entry, entry_label, edges[i],
                 low[i + 1], high[i + 1], out, out_labels, work,
             )  # fmt: skip
         else:
@@ -437,8 +503,13 @@ def sweep(y, w, edges, cost, nonnegative, keep):  # type: ignore[no-untyped-def]
     best, piece = smallest_of(pieces, count, high[n - 1])
     last = labels[piece] if best < zero else zero_label
     best = min(best, zero)
-    on = np.ones(n, dtype=np.bool_)
+    on, held = np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
     while last >= 0:
-        on[last] = False
-        last = before[last]
-    return base + best, on, n_pieces, most, kept[: first[n]], first, bases
+        if last >= n:
+            last -= n
+            held[last] = True
+            last = held_before[last]
+        else:
+            on[last] = False
+            last = before[last]
+    return base + best, on, n_pieces, most, held, kept[: first[n]], first, bases

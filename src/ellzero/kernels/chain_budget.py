@@ -18,6 +18,7 @@ from ellzero.kernels.chain import (
     START,
     VERTEX,
     at_zero,
+    copy_rows,
     domains,
     envelope_step,
     node_step,
@@ -67,7 +68,9 @@ def _value_at_zero(rest, first, last):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_first, rest_bases):  # type: ignore[no-untyped-def]
+def chain_counted(  # type: ignore[no-untyped-def]
+    y, w, edges, kinds, price, budget, nonnegative, limit, rest, rest_first, rest_bases
+):
     """Return the best support with at most `budget` nonzeros whose tilted cost is within `limit`.
 
     Parameters
@@ -76,10 +79,12 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
         Data and weights.
     edges : array of shape (n - 1,)
         Smoothness weight of every edge.
+    kinds : array of shape (n,), int8
+        1 where a nonzero counts, 0 where it does not, -1 where it is not allowed.
     price : float
-        Tilt, the cost of every nonzero, above 0.
+        Tilt, the cost of every nonzero that counts, above 0.
     budget : int
-        Most nonzeros.
+        Most nonzeros that count.
     nonnegative : bool
         Whether values must not be negative.
     limit : float
@@ -132,8 +137,9 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
             grown_labels = np.empty((more_counts, 2 * more_capacity + 1), dtype=np.int64)
             grown_sizes = np.zeros(more_counts, dtype=np.int64)
             for c in range(width):
-                grown[c, : sizes[c]] = now[c, : sizes[c]]
-                grown_labels[c, : sizes[c]] = now_labels[c, : sizes[c]]
+                copy_rows(now[c], 0, sizes[c], grown[c], 0)
+                for k in range(sizes[c]):
+                    grown_labels[c, k] = now_labels[c, k]
                 grown_sizes[c] = sizes[c]
             now, now_labels, sizes = grown, grown_labels, grown_sizes
             n_counts, capacity = more_counts, more_capacity
@@ -147,7 +153,8 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
         starts[i + 1] = starts[i] + width
         if starts[i + 1] > before.shape[0]:
             longer = np.empty(2 * before.shape[0] + width, dtype=np.int32)
-            longer[: starts[i]] = before[: starts[i]]
+            for k in range(starts[i]):
+                longer[k] = before[k]
             before = longer
         r = n - 1 - i
         begin, stop = rest_first[r], rest_first[r + 1]
@@ -171,16 +178,18 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
                 zero_labels[c] = i
             if zeros[c] < math.inf:
                 smallest = min(smallest, zeros[c])
-            if least + c + 1 <= budget:
+            kind = kinds[i]
+            to = c + kind
+            if kind >= 0 and least + to <= budget:
                 found = node_step(
-                    now[c], now_labels[c], sizes[c], y[i], w[i], price,
-                    costs[c + 1], costs_labels[c + 1],
+                    now[c], now_labels[c], sizes[c], y[i], w[i], price * kind,
+                    costs[to], costs_labels[to],
                 )  # fmt: skip
-                joint = _joint(costs[c + 1], sizes[c], high[i], rest, begin, stop, low[i])
+                joint = _joint(costs[to], sizes[c], high[i], rest, begin, stop, low[i])
                 if base + joint + others <= limit:
-                    costs_sizes[c + 1] = sizes[c]
+                    costs_sizes[to] = sizes[c]
                     smallest = min(smallest, found)
-                    if nonnegative:
+                    if nonnegative and kind == 1:
                         # Where its argument is cut at zero the state counts without being on.
                         zeros[c + 1] = zero + price
                         zero_labels[c + 1] = n + i
@@ -202,7 +211,8 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
                     continue
                 sizes[c - head] = envelope_step(
                     costs[c], costs_labels[c], costs_sizes[c], high[i], zeros[c] - smallest,
-                    zero_labels[c], edges[i], low[i + 1], high[i + 1], now[c - head], now_labels[c - head], work,
+                    zero_labels[c], edges[i], low[i + 1], high[i + 1],
+                    now[c - head], now_labels[c - head], work,
                 )  # fmt: skip
             least += head
             width = tail - head + 1
@@ -221,13 +231,18 @@ def chain_counted(y, w, edges, price, budget, nonnegative, limit, rest, rest_fir
     if count < 0:
         return math.inf, nothing, n_states
     on = np.ones(n, dtype=np.bool_)
+    # How many of the first nodes count.
+    counted = np.zeros(n + 1, dtype=np.int64)
+    for i in range(n):
+        on[i] = kinds[i] >= 0
+        counted[i + 1] = counted[i] + max(kinds[i], 0)
     node = n
     while last >= 0:
         if last >= n:
             last -= n
             count -= 1
         # Every node between two zeros is on.
-        count -= node - 1 - last
+        count -= counted[node] - counted[last + 1]
         on[last] = False
         node = last
         last = before[starts[node] + count - leasts[node]]

@@ -3,10 +3,12 @@ r"""Checks of exact programs on a chain that share no code with them.
 Two ways to a lower bound: every support by the position of its zeros, without pruning (n^2 runs);
 and messages as a dual solution, whatever produced them: functions :math:`P_i` with
 
-.. math:: P_{i+1}(x) \le \min\bigl(C_i(x') + \lambda_i (x - x')^2,\ V_i + \lambda_i x^2\bigr)
+.. math:: P_{i+1}(x) \le
+    \min\bigl(C_i(x') + \lambda_i (x - x')^2,\ V_i + \kappa + \lambda_i x^2\bigr)
 
-for all x and x', where :math:`C_i` and :math:`V_i` add node i, prove
-:math:`\min(\min C_n, V_n)`.
+for all x and x', where :math:`C_i` adds node i, :math:`V_i` is the smaller of
+:math:`P_i(0)` and :math:`V_{i-1}` plus the fit at zero, and :math:`\kappa` is the cost of a run,
+prove :math:`\min(\min C_n, V_n)`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numba import njit  # noqa: TID253
 
 
 @njit(cache=True)
-def best_by_zeros(y, w, edges, cost):  # type: ignore[no-untyped-def]
+def best_by_zeros(y, w, edges, cost, bump):  # type: ignore[no-untyped-def]
     """Return the optimal value of the free-sign penalized form, by the last zero of every prefix.
 
     Parameters
@@ -29,6 +31,8 @@ def best_by_zeros(y, w, edges, cost):  # type: ignore[no-untyped-def]
         Smoothness weight of every edge.
     cost : array of shape (n,)
         Cost of every nonzero; infinity keeps a node off.
+    bump : float
+        Cost of every run of nonzeros.
 
     Returns
     -------
@@ -45,16 +49,13 @@ def best_by_zeros(y, w, edges, cost):  # type: ignore[no-untyped-def]
     best[0] = 0.0
     for start in range(n + 1):
         # Nodes start, start + 1, ... are on, after a zero at start - 1.
-        if start == 0:
-            paid = 0.0
-        else:
-            paid = best[start - 1] + w[start - 1] * y[start - 1] ** 2
+        paid = 0.0 if start == 0 else best[start - 1] + w[start - 1] * y[start - 1] ** 2
         if start > 0:
             best[start] = min(best[start], paid)
         if paid == math.inf:
             continue
         a = edges[start - 1] if 0 < start < n else 0.0
-        m, c = 0.0, paid
+        m, c = 0.0, paid + bump
         for i in range(start, n):
             if cost[i] == math.inf:
                 break
@@ -145,7 +146,9 @@ def _lowest(a, m, c, b, k, d, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def bound_of_messages(y, w, edges, cost, low, high, kept, first, bases):  # type: ignore[no-untyped-def]
+def bound_of_messages(  # type: ignore[no-untyped-def]
+    y, w, edges, cost, bump, low, high, kept, first, bases
+):
     """Return the lower bound that messages prove, over signals between `low` and `high`.
 
     Parameters
@@ -156,6 +159,8 @@ def bound_of_messages(y, w, edges, cost, low, high, kept, first, bases):  # type
         Smoothness weight of every edge.
     cost : array of shape (n,)
         Cost of every nonzero, at least 0; infinity keeps a node off.
+    bump : float
+        Cost of every run of nonzeros.
     low, high : array of shape (n,)
         Bounds on the signal, around 0.
     kept : array of shape (n_pieces, 4)
@@ -178,23 +183,22 @@ def bound_of_messages(y, w, edges, cost, low, high, kept, first, bases):  # type
     """
     n = y.shape[0]
     violation = 0.0
-    # The first message must not be above zero.
+    # The first message must not be above the cost of a run.
     for k in range(first[0], first[1]):
         end = kept[k + 1, 3] if k + 1 < first[1] else high[0]
         start = max(kept[k, 3], low[0])
-        worst = _lowest(0.0, 0.0, 0.0, kept[k, 0], kept[k, 1], kept[k, 2] + bases[0], start, end)
+        worst = _lowest(0.0, 0.0, bump, kept[k, 0], kept[k, 1], kept[k, 2] + bases[0], start, end)
         violation = max(violation, -worst)
-    bound = math.inf
+    bound, zero = math.inf, 0.0
     for i in range(n):
         one, two = first[i], first[i + 1]
         zero_fit = w[i] * y[i] ** 2
-        # The zero state: the message at zero.
-        zero = math.inf
+        # The zero state: the message at zero, or the node before at zero as well.
         for k in range(one, two):
             end = kept[k + 1, 3] if k + 1 < two else high[i]
             if max(kept[k, 3], low[i]) <= 0.0 <= end:
-                zero = min(zero, kept[k, 0] * kept[k, 1] ** 2 + kept[k, 2])
-        zero += bases[i] + zero_fit
+                zero = min(zero, kept[k, 0] * kept[k, 1] ** 2 + kept[k, 2] + bases[i])
+        zero += zero_fit
         if i + 1 < n:
             edge = edges[i]
             worst = 0.0
@@ -203,7 +207,7 @@ def bound_of_messages(y, w, edges, cost, low, high, kept, first, bases):  # type
                 b, k2, d = kept[t, 0], kept[t, 1], kept[t, 2] + bases[i + 1]
                 s = max(kept[t, 3], low[i + 1])
                 e = kept[t + 1, 3] if t + 1 < stop else high[i + 1]
-                worst = min(worst, _lowest(edge, 0.0, zero, b, k2, d, s, e))
+                worst = min(worst, _lowest(edge, 0.0, zero + bump, b, k2, d, s, e))
         else:
             bound = min(bound, zero)
         if cost[i] == math.inf:

@@ -21,7 +21,9 @@ from ellzero.kernels.chain import (
     START,
     VERTEX,
     at_zero,
+    copy_rows,
     envelope_step,
+    grown,
     node_step,
     smallest_of,
 )
@@ -91,13 +93,17 @@ def forest_objective(x, y, w, parent, edges, cost):  # type: ignore[no-untyped-d
 
 
 @njit(cache=True)
-def _add(one, n_one, two, n_two, out):  # type: ignore[no-untyped-def]
-    """Add two piecewise quadratics over the same interval; return the number of pieces."""
-    i = j = count = 0
-    start = one[0, START]
+def _add(sums, i, middle, stop, out, count):  # type: ignore[no-untyped-def]
+    """Add two piecewise quadratics over the same interval, which lie one after the other.
+
+    They are rows `i` to `middle` and `middle` to `stop` of `sums`; the sum is written to `out`
+    from row `count` on. Returns the row after it.
+    """
+    j = middle
+    start = sums[i, START]
     while True:
-        a1, m1, c1 = one[i, CURVATURE], one[i, VERTEX], one[i, COST]
-        a2, m2, c2 = two[j, CURVATURE], two[j, VERTEX], two[j, COST]
+        a1, m1, c1 = sums[i, CURVATURE], sums[i, VERTEX], sums[i, COST]
+        a2, m2, c2 = sums[j, CURVATURE], sums[j, VERTEX], sums[j, COST]
         total = a1 + a2
         out[count, CURVATURE] = total
         if total > 0.0:
@@ -108,8 +114,8 @@ def _add(one, n_one, two, n_two, out):  # type: ignore[no-untyped-def]
             out[count, COST] = c1 + c2
         out[count, START] = start
         count += 1
-        next_one = one[i + 1, START] if i + 1 < n_one else math.inf
-        next_two = two[j + 1, START] if j + 1 < n_two else math.inf
+        next_one = sums[i + 1, START] if i + 1 < middle else math.inf
+        next_two = sums[j + 1, START] if j + 1 < stop else math.inf
         start = min(next_one, next_two)
         if start == math.inf:
             return count
@@ -151,10 +157,15 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
     """
     n = y.shape[0]
     every = np.ones(n, dtype=np.bool_)
-    high = solve_forest(np.maximum(y, 0.0), w, parent, edges, every)
+    part = np.empty(n)
+    for v in range(n):
+        part[v] = max(y[v], 0.0)
+    high = solve_forest(part, w, parent, edges, every)
     low = np.zeros(n)
     if not nonnegative:
-        low = -solve_forest(np.maximum(-y, 0.0), w, parent, edges, every)
+        for v in range(n):
+            part[v] = min(y[v], 0.0)
+        low = solve_forest(part, w, parent, edges, every)
     degree = np.zeros(n + 1, dtype=np.int64)
     for v in range(n):
         if parent[v] >= 0:
@@ -204,20 +215,18 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
         for t in range(parts):
             u = children[begin + t]
             size = first[u + 1] - first[u]
-            sums[bounds[t] : bounds[t] + size] = message[first[u] : first[u + 1]]
+            copy_rows(message, first[u], first[u + 1], sums, bounds[t])
             bounds[t + 1] = bounds[t] + size
         while parts > 1:
             place = 0
             kept = 0
             for t in range(0, parts, 2):
                 start = place
-                one = sums[bounds[t] : bounds[t + 1]]
                 if t + 1 < parts:
-                    two = sums[bounds[t + 1] : bounds[t + 2]]
-                    place += _add(one, one.shape[0], two, two.shape[0], spare[place:])
+                    place = _add(sums, bounds[t], bounds[t + 1], bounds[t + 2], spare, place)
                 else:
-                    spare[place : place + one.shape[0]] = one
-                    place += one.shape[0]
+                    copy_rows(sums, bounds[t], bounds[t + 1], spare, place)
+                    place += bounds[t + 1] - bounds[t]
                 bounds[kept] = start
                 kept += 1
             bounds[kept] = place
@@ -264,15 +273,14 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
         )  # fmt: skip
         if first[v] + count > message.shape[0]:
             room = 2 * message.shape[0] + count
-            longer, more = np.empty((room, 4)), np.empty((room, 2))
+            message, origin = grown(message, first[v], room), grown(origin, first[v], room)
             flags = np.empty(room, dtype=np.bool_)
-            longer[: first[v]] = message[: first[v]]
-            more[: first[v]] = origin[: first[v]]
-            flags[: first[v]] = is_zero[: first[v]]
-            message, origin, is_zero = longer, more, flags
+            for k in range(first[v]):
+                flags[k] = is_zero[k]
+            is_zero = flags
+        copy_rows(out, 0, count, message, first[v])
         for k in range(count):
             place = first[v] + k
-            message[place] = out[k]
             label = out_labels[k]
             is_zero[place] = label < 0
             if label >= 0:
@@ -298,7 +306,7 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
             k -= 1
         on[v] = not is_zero[k]
         if on[v]:
-            a, m = origin[k]
+            a, m = origin[k, 0], origin[k, 1]
             total = a + edges[v]
             x = (a * m + edges[v] * at[p]) / total if total > 0.0 else m
             at[v] = min(max(x, low[v]), high[v])

@@ -7,8 +7,9 @@ import numpy as np
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.kernels.chain import domains, sweep
 from ellzero.kernels.chain_check import best_by_counts, best_by_zeros, bound_of_messages
-from ellzero.signal.chain import Chain
+from ellzero.signal.chain import Chain, count_bumps
 from ellzero.signal.solution import Floats, Solution
+from ellzero.signal.tree import Forest
 
 # Samples up to which every position of the last zero is tried, and operations for every count.
 ALL_ZEROS, ALL_COUNTS = 3000, 2e8
@@ -27,9 +28,9 @@ def certify_chain(
     found : Solution
         What the program returned; only its signal and its multiplier are used.
     budget : int or None
-        Most nonzeros.
+        Most nonzeros that count.
     penalty : float or None
-        Cost of a nonzero; exactly one of the two is given.
+        Cost of a nonzero that counts; exactly one of the two is given.
 
     Returns
     -------
@@ -44,27 +45,37 @@ def certify_chain(
     negative part of the data lies every candidate, by monotonicity.
     """
     n = chain.size
-    cost = np.full(n, found.penalty if penalty is None else penalty)
+    price = found.penalty if penalty is None else penalty
+    cost = chain.costs(price)
     signal = found.signal
     checks, assumptions = [], []
-    count = int(np.count_nonzero(signal))
-    measures: dict[str, Measure] = {"n_nonzero": count}
+    # Nodes of the support at zero are in a run that goes on.
+    chosen = found.support & (signal == 0) if chain.bump > 0 else np.zeros(n, dtype=np.bool_)
+    chosen |= signal != 0
+    count = chain.count(chosen)
+    measures: dict[str, Measure] = {"n_nonzero": int(np.count_nonzero(signal))}
     limit = n if budget is None else budget
     checks.append(Check("nonzeros", float(count), float(limit), Claim.FEASIBLE))
+    if chain.kinds is not None:
+        wrong = float(np.count_nonzero(chosen & (chain.kinds < 0)))
+        checks.append(Check("nonzeros that are not allowed", wrong, 0.0, Claim.FEASIBLE))
     if chain.nonnegative:
         checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
     value = _value(chain, signal) + (0.0 if penalty is None else penalty * count)
+    if chain.bump > 0:
+        value += chain.bump * count_bumps(chosen)
     slope = _slope(chain, signal)
     on = signal != 0
     scale = float(np.abs(chain.weights * chain.y).max()) or 1.0
     steepest = float(np.abs(slope[on]).max(initial=0.0))
     checks.append(Check("slope on the support", steepest, 1e-8 * scale, Claim.STATIONARY))
     at_zero = float(chain.weights @ chain.y**2)
-    if budget is not None and not chain.nonnegative and _operations(n, budget) <= ALL_COUNTS:
+    plain = not chain.nonnegative and chain.kinds is None
+    if budget is not None and plain and _operations(n, budget) <= ALL_COUNTS:
         bound = float(best_by_counts(chain.y, chain.weights, chain.edges, budget))
         measures["bound_method"] = "every last zero and count"
     elif budget is None and not chain.nonnegative and n <= ALL_ZEROS:
-        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost))
+        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, chain.bump))
         measures["bound_method"] = "every last zero"
     else:
         bound, violation = _by_messages(chain, cost)
@@ -90,6 +101,56 @@ def certify_chain(
     checks.append(Check("distance to the lower bound", distance, slack, Claim.OPTIMAL))
     claim = _claim(checks)
     return Certificate(claim, tuple(checks), tuple(assumptions), bound, gap, measures)
+
+
+def certify_forest(forest: Forest, found: Solution, *, budget: int | None) -> Certificate:
+    """Return what is proven of a signal on a forest.
+
+    Parameters
+    ----------
+    forest : Forest
+        Data.
+    found : Solution
+        What the program returned.
+    budget : int or None
+        Most nonzeros; None in the penalized form.
+
+    Returns
+    -------
+    Certificate
+        Counts and slopes from the data and the signal. The lower bound is the program's own:
+        nothing else computes it for a forest, so that no claim rests on it.
+    """
+    signal = found.signal
+    count = int(np.count_nonzero(signal))
+    limit = forest.size if budget is None else budget
+    checks = [Check("nonzeros", float(count), float(limit), Claim.FEASIBLE)]
+    if forest.kinds is not None:
+        wrong = float(np.count_nonzero(signal[forest.kinds < 0]))
+        checks.append(Check("nonzeros that are not allowed", wrong, 0.0, Claim.FEASIBLE))
+    if forest.nonnegative:
+        checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
+    slope = forest.weights * (signal - forest.y)
+    inner = forest.parent >= 0
+    pull = forest.edges[inner] * (signal[inner] - signal[forest.parent[inner]])
+    slope[inner] += pull
+    np.subtract.at(slope, forest.parent[inner], pull)
+    scale = float(np.abs(forest.weights * forest.y).max()) or 1.0
+    steepest = float(np.abs(slope[signal != 0]).max(initial=0.0))
+    checks.append(Check("slope on the support", steepest, 1e-8 * scale, Claim.STATIONARY))
+    claim = None
+    for level in (Claim.FEASIBLE, Claim.STATIONARY):
+        if not all(check.passed for check in checks if check.claim is level):
+            break
+        claim = level
+    return Certificate(
+        claim,
+        tuple(checks),
+        ("The lower bound on a forest is that of the program; nothing recomputes it.",),
+        None,
+        None,
+        {"n_nonzero": count, "bound_of_the_program": found.lower_bound},
+    )
 
 
 def _operations(n: int, budget: int) -> float:
@@ -120,9 +181,8 @@ def _slope(chain: Chain, signal: Floats) -> Floats:
 
 
 def _by_messages(chain: Chain, cost: Floats) -> tuple[float, float]:
-    swept = sweep(chain.y, chain.weights, chain.edges, cost, chain.nonnegative, True)
-    low, high = domains(chain.y, chain.weights, chain.edges, chain.nonnegative)
-    bound, violation = bound_of_messages(
-        chain.y, chain.weights, chain.edges, cost, low, high, swept[4], swept[5], swept[6]
-    )
+    y, w, edges, bump = chain.y, chain.weights, chain.edges, chain.bump
+    *_, kept, first, bases = sweep(y, w, edges, cost, bump, chain.nonnegative, True)
+    low, high = domains(y, w, edges, chain.nonnegative)
+    bound, violation = bound_of_messages(y, w, edges, cost, bump, low, high, kept, first, bases)
     return float(bound), float(violation)

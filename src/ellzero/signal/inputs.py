@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ellzero.errors import InvalidParameterError, NonFiniteError
 from ellzero.signal.solution import Floats, Integers
@@ -43,8 +45,7 @@ class Samples:
         out = values.reshape(self.shape)
         if self.index is None:
             return out
-        import pandas
-
+        pandas: Any = importlib.import_module("pandas")
         return pandas.Series(out, index=self.index, name=self.name)
 
 
@@ -63,19 +64,25 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
         index = None
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
+    if np.iscomplexobj(y):
+        raise InvalidParameterError("`y` must be real, got complex numbers.")
     try:
-        values = np.array(y, dtype=np.float64)
+        given = np.asarray(y)
+        values = np.array(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(
             f"`y` must hold numbers, got {type(y).__name__}.",
             "Convert it to floats; NaN is missing.",
         ) from error
-    if np.iscomplexobj(y):
-        raise InvalidParameterError("`y` must be real, got complex numbers.")
     if values.ndim == 0 or values.size == 0:
         raise InvalidParameterError(
             f"`y` must hold at least one sample, got shape {values.shape}.",
             "Pass a sequence of numbers.",
+        )
+    if np.issubdtype(given.dtype, np.integer) and (values.astype(given.dtype) != given).any():
+        raise InvalidParameterError(
+            "`y` must hold numbers that float64 can represent, got integers beyond 2^53.",
+            "Subtract an offset first.",
         )
     missing = np.isnan(values)
     if np.isinf(values).any():
@@ -89,9 +96,9 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
             "`y` must hold at least one number, all samples are NaN.", "NaN stands for missing."
         )
     if sample_weight is None:
-        weights = np.ones(values.shape)
+        weights: NDArray[np.float64] = np.ones(values.shape)
     else:
-        weights = np.array(sample_weight, dtype=np.float64)
+        weights = np.asarray(sample_weight, dtype=np.float64)
         if weights.ndim == 0:
             weights = np.full(values.shape, float(weights))
         if weights.shape != values.shape:
@@ -101,7 +108,7 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise InvalidParameterError(
                 "`sample_weight` must be finite and not negative, got "
-                f"{float(weights.ravel()[np.argmax(~(weights.ravel() >= 0))]):g}.",
+                f"{weights[~(np.isfinite(weights) & (weights >= 0))][0]:g}.",
                 "A weight of 0 leaves a sample out.",
             )
         if not (weights[~missing] > 0).any():
@@ -110,7 +117,32 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
     flat = np.where(weights > 0, np.where(missing, 0.0, values).ravel(), 0.0)
     scale = float(np.abs(flat).max())
     scale = scale if scale > 0 else 1.0
+    if values.ndim != 1:
+        index = None
     return Samples(flat / scale, weights, scale, values.shape, index, name)
+
+
+def read_positions(name: str, positions: Any, n: int) -> Integers:
+    """Return positions of samples, sorted, each once.
+
+    Raises
+    ------
+    InvalidParameterError
+        If they are not integers from 0 to n - 1.
+    """
+    if positions is None:
+        return np.zeros(0, dtype=np.int64)
+    values = np.asarray(positions)
+    if values.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise InvalidParameterError(
+            f"`{name}` must be a list of positions, got shape {values.shape} of {values.dtype}."
+        )
+    if values.min() < 0 or values.max() >= n:
+        wrong = values[(values < 0) | (values >= n)][0]
+        raise InvalidParameterError(f"`{name}` must name samples 0 to {n - 1}, got {wrong}.")
+    return np.unique(values).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

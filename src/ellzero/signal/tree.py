@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ellzero.core.result import Status
 from ellzero.kernels.tree import forest_objective, solve_forest, tree_l0
@@ -30,6 +30,8 @@ class Forest:
         Smoothness weight of the edge to the parent.
     nonnegative : bool
         Whether the signal must not be negative.
+    kinds : ndarray of shape (n,), int8, or None, default=None
+        1 where a nonzero costs, 0 where it is free, -1 where it is not allowed.
     """
 
     y: Floats
@@ -37,11 +39,18 @@ class Forest:
     parent: Integers
     edges: Floats
     nonnegative: bool = False
+    kinds: NDArray[np.int8] | None = None
 
     @property
     def size(self) -> int:
         """Number of nodes."""
         return int(self.y.shape[0])
+
+    def costs(self, price: float) -> Floats:
+        """Return the cost of a nonzero at every node; infinity where it is not allowed."""
+        if self.kinds is None:
+            return np.full(self.size, price)
+        return np.where(self.kinds < 0, np.inf, np.where(self.kinds > 0, price, 0.0))
 
     def refit(self, support: Bools) -> Floats:
         """Return the best signal on a support."""
@@ -52,15 +61,15 @@ class Forest:
         return float(forest_objective(signal, self.y, self.weights, self.parent, self.edges, cost))
 
 
-def solve_forest_penalized(forest: Forest, cost: Floats) -> Solution:
+def solve_forest_penalized(forest: Forest, price: float) -> Solution:
     """Return an optimal signal of the penalized form on a forest.
 
     Parameters
     ----------
     forest : Forest
         Data.
-    cost : ndarray of shape (n,)
-        Cost of a nonzero at every node; infinity keeps a node at zero.
+    price : float
+        Cost of a nonzero.
 
     Returns
     -------
@@ -71,6 +80,7 @@ def solve_forest_penalized(forest: Forest, cost: Floats) -> Solution:
     -----
     Time and memory proportional to the pieces of all messages: a few times n.
     """
+    cost = forest.costs(price)
     value, support, n_pieces, most = tree_l0(
         forest.y, forest.weights, forest.parent, forest.edges, cost, forest.nonnegative
     )
@@ -81,7 +91,7 @@ def solve_forest_penalized(forest: Forest, cost: Floats) -> Solution:
         support,
         found,
         min(float(value), found),
-        float(cost[0]) if cost.size and (cost == cost[0]).all() else math.nan,
+        price,
         measures={"n_programs": 1, "n_pieces": int(n_pieces), "most_pieces": int(most)},
     )
 
@@ -123,7 +133,7 @@ def solve_forest_budgeted(
     support: Bools = np.zeros(n, dtype=np.bool_)
     while budget > 0:
         price = 0.0 if high is None else (low[1] - high[1]) / (high[0] - low[0])
-        found = solve_forest_penalized(forest, np.full(n, price))
+        found = solve_forest_penalized(forest, price)
         n_programs += 1
         n_pieces += int(found.measures["n_pieces"] or 0)
         count = int(np.count_nonzero(found.support))
