@@ -472,7 +472,7 @@ def sweep(y, w, edges, cost, bump, nonnegative, keep):  # type: ignore[no-untype
         never = cost[i] == math.inf
         price = 0.0 if math.isinf(cost[i]) else cost[i]
         # At zero within a run, which goes on: of use where a new run costs more.
-        holding = reached + fit + price if nonnegative and bump > 0.0 and not never else math.inf
+        holding = reached + fit + price if bump > 0.0 and not never else math.inf
         before[i], held_before[i] = label, label
         if zero < reached:
             reached, before[i] = zero, zero_label
