@@ -221,14 +221,16 @@ class SparseSmooth(BaseEstimator):
             else:
                 found = solve_budgeted(data, budget or 0, time_limit=self.time_limit, lines=lines)
             if self.certify:
-                certificate = certify_chain(data, found, budget=budget, penalty=price)
+                certificate = certify_chain(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
         else:
             if price is not None:
                 found = solve_forest_penalized(data, price)
             else:
                 found = solve_forest_budgeted(data, budget or 0, time_limit=self.time_limit)
             if self.certify:
-                certificate = certify_forest(data, found, budget=budget)
+                certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
         if posed.order is not None:
             signal, support = np.empty_like(found.signal), np.empty_like(found.support)
             signal[posed.order], support[posed.order] = found.signal, found.support
