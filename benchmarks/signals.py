@@ -21,7 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numba
 import numpy as np
 
 import ellzero
@@ -37,14 +36,20 @@ BUDGETED = (
 )
 
 MEMORY = """
-import resource, sys
+import re
+from pathlib import Path
 from benchmarks.signals import chain
 from ellzero.signal.chain import solve_penalized
+
+def status(key):
+    return int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
 solve_penalized(chain(1000, 10.0), 0.1)
 data = chain({n}, 10.0)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
 solve_penalized(data, 0.1)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(status("VmHWM") - before)
 """
 
 FIRST = """
@@ -89,6 +94,8 @@ def alone(code: str, cache: str | None = None) -> list[float]:
 
 def measure() -> dict[str, object]:
     """Return all figures."""
+    import numba
+
     load = os.getloadavg()
     solve_penalized(chain(1000, 1.0), 1.0)
     solve_budgeted(chain(1000, 10.0), 23)
@@ -164,11 +171,11 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out")
-    text = json.dumps(measure(), indent=1)
     out = parser.parse_args().out
+    text = json.dumps(measure(), indent=1)
     if out:
         Path(out).write_text(text + "\n")
-    print(text)  # noqa: T201
+    print(text)
 
 
 if __name__ == "__main__":

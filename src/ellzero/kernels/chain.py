@@ -167,7 +167,16 @@ def _crossing(one, two, edge, low, high):  # type: ignore[no-untyped-def]
     """Return where the restricted envelope of `one` rises above that of `two`."""
     a1, m1, c1, l1, h1 = one[0], one[1], one[2], one[3], one[4]
     a2, m2, c2, l2, h2 = two[0], two[1], two[2], two[3], two[4]
-    b1, b2 = _after_edge(a1, edge), _after_edge(a2, edge)
+    fixed1, fixed2 = l1 == h1, l2 == h2
+    # An argument that cannot move, such as that of the zero state, keeps the edge whole.
+    if fixed1:
+        b1, c1, m1 = edge, c1 + a1 * (l1 - m1) ** 2, l1
+    else:
+        b1 = _after_edge(a1, edge)
+    if fixed2:
+        b2, c2, m2 = edge, c2 + a2 * (l2 - m2) ** 2, l2
+    else:
+        b2 = _after_edge(a2, edge)
     # The difference b1 (x - m1)^2 + c1 - b2 (x - m2)^2 - c2, around the middle of the vertices.
     middle = 0.5 * (m1 + m2)
     half = 0.5 * (m2 - m1)
@@ -187,8 +196,10 @@ def _crossing(one, two, edge, low, high):  # type: ignore[no-untyped-def]
         t1, t2 = a1 + edge, a2 + edge
         x1 = (a1 * m1 + edge * root) / t1 if t1 > 0.0 else m1
         x2 = (a2 * m2 + edge * root) / t2 if t2 > 0.0 else m2
-        if l1 <= x1 <= h1 and l2 <= x2 <= h2:
+        if (fixed1 or l1 <= x1 <= h1) and (fixed2 or l2 <= x2 <= h2):
             return root
+    # Back to what was given.
+    m1, c1, m2, c2 = one[1], one[2], two[1], two[2]
     left, right = low, high
     for _ in range(BISECTIONS):
         x = 0.5 * (left + right)
