@@ -15,7 +15,15 @@ import torch
 
 from ellzero import penalties, sets, solvers
 from ellzero.core.problem import Problem
-from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Quadratic, Softmax
+from ellzero.objectives import (
+    Huber,
+    LeastSquares,
+    Logistic,
+    ModuleLoss,
+    Poisson,
+    Quadratic,
+    Softmax,
+)
 from ellzero.penalties import L0, L1
 from ellzero.sets import Box, GroupL0Ball, L0Ball
 from tests.problems import random_data
@@ -87,6 +95,25 @@ def softmax(dtype=torch.float64, **options):
     return Softmax(*data("softmax", p=3, dtype=dtype), **{"ridge": 0.1, **options})
 
 
+def _counts(dtype):
+    X, y = data("least squares", dtype=dtype)
+    return 0.5 * X, torch.floor(torch.exp(0.5 * y))
+
+
+def poisson(dtype=torch.float64, **options):
+    return Poisson(*_counts(dtype), **{"ridge": 0.1, **options})
+
+
+def huber(dtype=torch.float64, **options):
+    return Huber(*data("least squares", dtype=dtype), **{"ridge": 0.1, **options})
+
+
+def _weights(seed=8, n=30):
+    weights = torch.tensor(np.random.default_rng(seed).uniform(0.2, 3.0, n))
+    weights[:2] = 0.0
+    return weights
+
+
 def _matrix_target(dtype=torch.float64):
     X, y = data("least squares", dtype=dtype)
     return LeastSquares(X, torch.stack([y, X[:, 1] - y], 1), ridge=0.1, fit_intercept=True)
@@ -111,6 +138,23 @@ OBJECTIVE_CASES: dict[str, Callable[..., Any]] = {
     "softmax-intercept": lambda dtype=torch.float64: softmax(
         dtype, fit_intercept=True, ridge=PARTIAL
     ),
+    "poisson": poisson,
+    "poisson-intercept": lambda dtype=torch.float64: poisson(
+        dtype, fit_intercept=True, ridge=PARTIAL
+    ),
+    "huber": huber,
+    "huber-intercept": lambda dtype=torch.float64: huber(
+        dtype, fit_intercept=True, ridge=PARTIAL, delta=0.7
+    ),
+    "least-squares-weighted": lambda dtype=torch.float64: least_squares(
+        dtype, fit_intercept=True, sample_weight=_weights()
+    ),
+    "logistic-weighted": lambda dtype=torch.float64: logistic(dtype, sample_weight=_weights()),
+    "softmax-weighted": lambda dtype=torch.float64: softmax(
+        dtype, fit_intercept=True, sample_weight=_weights()
+    ),
+    "poisson-weighted": lambda dtype=torch.float64: poisson(dtype, sample_weight=_weights()),
+    "huber-weighted": lambda dtype=torch.float64: huber(dtype, sample_weight=_weights()),
     "module": module,
     "module-ridge": lambda dtype=torch.float64: module(dtype, ridge=0.05),
 }
@@ -330,6 +374,25 @@ SOLVERS = [
         recovers=True,
     ),
     SolverEntry(
+        solvers.SubsetSearch,
+        {"default": solvers.SubsetSearch, "no-kicks": lambda: solvers.SubsetSearch(kicks=0)},
+        (
+            Wrong(
+                lambda: solvers.SubsetSearch(kicks=-1),
+                "`kicks` must be an integer of at least 0, got -1.",
+            ),
+        ),
+        takes=QUADRATIC,
+        refuses={
+            "module": _not("a quadratic objective", "ModuleLoss"),
+            "logistic": _not("a quadratic objective", "Logistic"),
+            "groups": EXCHANGES,
+            "bounded-ball": NO_SIDE,
+            "ball-and-l1": NO_PENALTY,
+        },
+        recovers=True,
+    ),
+    SolverEntry(
         solvers.BranchAndBound,
         {"few-starts": lambda: solvers.BranchAndBound(n_starts=2)},
         (
@@ -380,6 +443,23 @@ def _linear(kind, y):
             "hint: Drop or fill these values first.",
         ),
         Wrong(lambda: kind(EYE, y, ridge=-1.0), "`ridge` must be a number of at least 0, got -1."),
+        Wrong(
+            lambda: kind(EYE, y, sample_weight=[1.0, 1.0, 1.0]),
+            "`sample_weight` must be a tensor, got list.\n"
+            "hint: Pass `torch.as_tensor(sample_weight)`.",
+        ),
+        Wrong(
+            lambda: kind(EYE, y, sample_weight=torch.ones(2)),
+            "`sample_weight` must have one number for each of 3 samples, got shape (2,).",
+        ),
+        Wrong(
+            lambda: kind(EYE, y, sample_weight=torch.tensor([1.0, -1.0, 1.0])),
+            "`sample_weight` must be finite and not negative, got a sample that is not.",
+        ),
+        Wrong(
+            lambda: kind(EYE, y, sample_weight=torch.zeros(3)),
+            "`sample_weight` must have a positive sum, got zeros only.",
+        ),
         Wrong(
             lambda: kind(EYE, y, ridge={"coeff": 1.0}),
             "Unknown tensor 'coeff' in `ridge`. Did you mean 'coef'? Known tensors: coef.",
@@ -447,6 +527,47 @@ OBJECTIVES = [
                 lambda: Softmax(EYE, torch.zeros(3)),
                 "`y` must have at least two classes, got only 0.0.\n"
                 "hint: Check the labels; a constant target needs no model.",
+            ),
+        ),
+    ),
+    Entry(
+        Poisson,
+        {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("poisson")},
+        (
+            *_linear(Poisson, ONES),
+            Wrong(
+                lambda: Poisson(EYE, torch.tensor([1.0, -2.0, 0.0])),
+                "`y` must hold counts, got -2.\n"
+                "hint: Use `LeastSquares` or `Huber` for numbers that can be negative.",
+            ),
+            Wrong(
+                lambda: Poisson(EYE, torch.zeros(3)),
+                "`y` must hold a positive count, got zeros only.\n"
+                "hint: Check the counts; a constant target needs no model.",
+            ),
+            Wrong(
+                lambda: Poisson(EYE, torch.ones(3, 1)),
+                "`y` must have one count for each sample, got shape (3, 1).",
+            ),
+            Wrong(
+                lambda: Poisson(EYE, torch.tensor([1.0, torch.inf, 0.0])),
+                "`y` must be finite, got NaN or infinity.\nhint: Drop these samples first.",
+            ),
+        ),
+    ),
+    Entry(
+        Huber,
+        {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("huber")},
+        (
+            *_linear(Huber, ONES),
+            Wrong(lambda: Huber(EYE, ONES, delta=0.0), "`delta` must be positive, got 0."),
+            Wrong(
+                lambda: Huber(EYE, torch.ones(3, 1)),
+                "`y` must have one number for each sample, got shape (3, 1).",
+            ),
+            Wrong(
+                lambda: Huber(EYE, torch.tensor([1.0, torch.nan, 0.0])),
+                "`y` must be finite, got NaN or infinity.\nhint: Drop these samples first.",
             ),
         ),
     ),

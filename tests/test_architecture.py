@@ -29,6 +29,7 @@ LEVELS = {
     "estimators": 6,
     "fitting": 6,
     "models": 6,
+    "sensing": 6,
     "report": 6,
     "signal": 6,
     "training": 6,
@@ -51,7 +52,7 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators", "signal"},
+    "sklearn": {"datasets", "estimators", "fitting", "signal"},
     "matplotlib": {"estimators"},
     "pandas": {"estimators", "signal"},
     "polars": {"estimators"},

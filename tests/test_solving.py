@@ -6,7 +6,7 @@ import torch
 import ellzero
 from ellzero import Batch, L0Ball, LeastSquares, NMPattern, Problem, Status, solve, solve_path
 from ellzero.errors import EllzeroError, IncompatibleError, InvalidParameterError
-from ellzero.solvers import HTP, IHT, LocalSearch, Newton
+from ellzero.solvers import HTP, IHT, Newton, SubsetSearch
 from tests.problems import ENUMERATED, random_problem
 from tests.registry import PROBLEMS, least_squares, logistic, module
 
@@ -31,7 +31,7 @@ def test_default_solver(name, chosen):
 
 def test_no_proof_is_searched_above_64_entries():
     wide = LeastSquares(torch.eye(65).double(), torch.ones(65).double(), ridge=0.1)
-    assert type(ellzero.choose_solver(Problem(wide, L0Ball(1)))) is LocalSearch
+    assert type(ellzero.choose_solver(Problem(wide, L0Ball(1)))) is SubsetSearch
 
 
 def problem():
@@ -114,6 +114,7 @@ WRONG = [
         lambda: solve(PROBLEMS["module-l1"]()),
         "No solver can treat this problem. "
         "`BranchAndBound`: it needs a smooth convex objective, got `ModuleLoss`; "
+        "`SubsetSearch`: it needs a quadratic objective, got `ModuleLoss`; "
         "`LocalSearch`: it needs a smooth convex objective, got `ModuleLoss`; "
         "`Newton`: it needs a convex objective with bounded curvature, got `ModuleLoss`; "
         "`ProximalGradient`: it needs `step_size` where the objective has no curvature bound; "

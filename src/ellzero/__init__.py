@@ -25,9 +25,11 @@ _HOMES = {
     "Result": "ellzero.core.result",
     "Status": "ellzero.core.result",
     "Batch": "ellzero.tensors.named",
+    "Huber": "ellzero.objectives",
     "LeastSquares": "ellzero.objectives",
     "Logistic": "ellzero.objectives",
     "ModuleLoss": "ellzero.objectives",
+    "Poisson": "ellzero.objectives",
     "Quadratic": "ellzero.objectives",
     "Softmax": "ellzero.objectives",
     "BlockL0Ball": "ellzero.sets",
@@ -46,6 +48,7 @@ _HOMES = {
     "TransformedL1": "ellzero.penalties",
     "restricted_smoothness": "ellzero.smoothness",
     "restricted_strong_convexity": "ellzero.smoothness",
+    "recover": "ellzero.sensing",
     "verify": "ellzero.certificates",
     "SparseSmooth": "ellzero.signal",
     "denoise": "ellzero.signal",
@@ -54,8 +57,25 @@ _HOMES = {
     "solve": "ellzero.solving",
     "solve_dense": "ellzero.solving",
     "solve_path": "ellzero.solving",
+    "L0Classifier": "ellzero.estimators",
+    "L0ClassifierCV": "ellzero.estimators",
+    "L0HuberRegressor": "ellzero.estimators",
+    "L0PoissonRegressor": "ellzero.estimators",
+    "L0PoissonRegressorCV": "ellzero.estimators",
+    "L0Regressor": "ellzero.estimators",
+    "L0RegressorCV": "ellzero.estimators",
+    "L0Selector": "ellzero.estimators",
 }
-_MODULES = ("certificates", "datasets", "errors", "objectives", "sets", "solvers", "tensors")
+_MODULES = (
+    "certificates",
+    "datasets",
+    "errors",
+    "estimators",
+    "objectives",
+    "sets",
+    "solvers",
+    "tensors",
+)
 
 __all__ = ["__version__"]
 __all__ += list(_HOMES)
@@ -94,9 +114,19 @@ if TYPE_CHECKING:
     from ellzero.core.solver import AbstractSolver as AbstractSolver
     from ellzero.core.solver import SolverState as SolverState
     from ellzero.core.solver import iterate as iterate
+    from ellzero.estimators import L0Classifier as L0Classifier
+    from ellzero.estimators import L0ClassifierCV as L0ClassifierCV
+    from ellzero.estimators import L0HuberRegressor as L0HuberRegressor
+    from ellzero.estimators import L0PoissonRegressor as L0PoissonRegressor
+    from ellzero.estimators import L0PoissonRegressorCV as L0PoissonRegressorCV
+    from ellzero.estimators import L0Regressor as L0Regressor
+    from ellzero.estimators import L0RegressorCV as L0RegressorCV
+    from ellzero.estimators import L0Selector as L0Selector
+    from ellzero.objectives import Huber as Huber
     from ellzero.objectives import LeastSquares as LeastSquares
     from ellzero.objectives import Logistic as Logistic
     from ellzero.objectives import ModuleLoss as ModuleLoss
+    from ellzero.objectives import Poisson as Poisson
     from ellzero.objectives import Quadratic as Quadratic
     from ellzero.objectives import Softmax as Softmax
     from ellzero.penalties import L0 as L0
@@ -105,6 +135,7 @@ if TYPE_CHECKING:
     from ellzero.penalties import GroupL1 as GroupL1
     from ellzero.penalties import GroupTransformedL1 as GroupTransformedL1
     from ellzero.penalties import TransformedL1 as TransformedL1
+    from ellzero.sensing import recover as recover
     from ellzero.sets import BlockL0Ball as BlockL0Ball
     from ellzero.sets import Box as Box
     from ellzero.sets import GroupL0Ball as GroupL0Ball

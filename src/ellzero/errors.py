@@ -41,6 +41,24 @@ class DataError(EllzeroError, ValueError):
     """Data cannot be read or cannot be used."""
 
 
+class SeparableError(EllzeroError, ValueError):
+    """A loss has no minimizer, because it falls for ever along some features.
+
+    Parameters
+    ----------
+    message, hint : str
+        As for every error.
+    features : list of int
+        The features.
+    """
+
+    def __init__(
+        self, message: str, hint: str | None = None, features: Iterable[int] = ()
+    ) -> None:
+        super().__init__(message, hint)
+        self.features = list(features)
+
+
 class ModelFileError(EllzeroError, ValueError):
     """A saved model is damaged, of another version, or not a model."""
 

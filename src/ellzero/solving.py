@@ -21,6 +21,7 @@ from ellzero.solvers import (
     LocalSearch,
     Newton,
     ProximalGradient,
+    SubsetSearch,
     make_starts,
 )
 from ellzero.solvers.starts import dense_minimizer
@@ -33,6 +34,7 @@ from ellzero.validation import check_integer, check_real
 # The order in which `solve` asks; the first solver that does not refuse is used.
 DEFAULT_SOLVERS: tuple[Callable[[], AbstractSolver[Any]], ...] = (
     BranchAndBound,
+    SubsetSearch,
     LocalSearch,
     Newton,
     ProximalGradient,
@@ -51,8 +53,8 @@ def choose_solver(problem: Problem) -> AbstractSolver[Any]:
     """Return the default solver of a problem.
 
     `BranchAndBound` for strongly convex objectives of at most 64 entries under an `L0Ball`, else
-    `LocalSearch` for smooth convex ones, `Newton` without constraint, `ProximalGradient` for
-    penalties, `IHT` with backtracking for the rest.
+    `SubsetSearch` for quadratic ones, `LocalSearch` for smooth convex ones, `Newton` without
+    constraint, `ProximalGradient` for penalties, `IHT` with backtracking for the rest.
 
     Parameters
     ----------

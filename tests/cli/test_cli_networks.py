@@ -16,7 +16,8 @@ from torch import nn
 
 from ellzero import cli
 from ellzero.nn import export
-from ellzero.training import Moment, train
+from ellzero.storage import Checkpoint
+from ellzero.training import Moment, TrainSettings, large, train
 
 NET = """
 import torch
@@ -33,6 +34,12 @@ def narrow(n_inputs, n_outputs):
 
 def wide(n_inputs, n_outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(n_inputs, 7))
+
+def smooth(n_inputs, n_outputs):
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(n_inputs, 8), nn.Tanh(), nn.Linear(8, n_outputs)
+    )
 
 def vectors(n_inputs, n_outputs):
     class Scale(nn.Module):
@@ -130,6 +137,107 @@ def test_a_network_of_a_user_is_trained_certified_and_written(run):
     code, out, err = run("certify", "res/model.safetensors", "tiny.npz")
     assert (code, err) == (0, "")
     assert "Every claim holds." in out
+
+
+@pytest.mark.parametrize(("structure", "axis", "total"), [("rows", 0, 24), ("columns", 1, 60)])
+def test_rows_or_columns_are_counted(run, structure, axis, total):
+    words = (*TRAIN, "--no-dense", "--structure", structure)
+    code, _out, err = run(*words, "--n-nonzero", "25%", "--out", "res")
+    assert code == 0
+    assert err.startswith(f"{total // 4} {structure}: epoch 1/3")
+    state = export.load("res/model.safetensors")
+    weights = ["1.weight", "5.weight"] if structure == "columns" else ["1.weight"]
+    kept = [int((state[n] != 0).any(1 - axis).sum()) for n in weights]
+    assert sum(kept) == total // 4
+    assert min(kept) >= 1
+    row = summary("res")["path"][0]
+    assert row["budget"] == total // 4
+    assert row["n_nonzero"] == sum(int((state[n] != 0).sum()) for n in ("1.weight", "5.weight"))
+    assert run("certify", "res/model.safetensors", "tiny.npz", "--json")[0] == 0
+    # The budget is searched for in the same unit, and never asks for less than one of a layer.
+    code, _out, err = run(*TRAIN, "--structure", structure, "--epsilon", "9", "--out", "found")
+    assert code == 0
+    assert summary("found")["path"][0]["budget"] == len(weights)
+
+
+def test_layers_of_the_command_line_are_pruned_by_rows(run):
+    words = ("train", "tiny.npz", "--hidden", "12", "--structure", "rows", "--n-nonzero", "3")
+    code, _out, _err = run(*words, "--epochs", "2", "--out", "res")
+    assert code == 0
+    state = export.load("res/model.safetensors")
+    assert int((state["0.weight"] != 0).any(1).sum()) == 3
+    assert bool((state["2.weight"] != 0).all())
+
+
+def test_scores_and_averages_change_the_network_and_are_resumed(run):
+    words = (*TRAIN, "--no-dense", "--n-nonzero", "20%", "--ramp-end", "0.3", "--freeze", "0.4")
+    changes = ([], ["--scores", "relative"], ["--scores", "curvature"], ["--average"])
+    states = []
+    for k, change in enumerate(changes):
+        assert run(*words, *change, "--out", f"res{k}")[0] == 0
+        stored = summary(f"res{k}")["settings"]
+        assert stored["scores"] == ("magnitude" if "--scores" not in change else change[1])
+        assert stored["average"] == ("--average" in change)
+        states.append(export.load(f"res{k}/model.safetensors"))
+        assert sum(int((states[-1][n] != 0).sum()) for n in ("1.weight", "5.weight")) == 187
+        code, _out, _err = run("certify", f"res{k}/model.safetensors", "tiny.npz")
+        assert code == 0
+    first = states[0]
+    for other in states[1:]:
+        assert not torch.equal(first["1.weight"], other["1.weight"])
+    # A mean has statistics of its own.
+    assert not torch.equal(first["2.running_mean"], states[3]["2.running_mean"])
+
+
+@pytest.mark.parametrize("structure", ["entries", "columns"])
+def test_a_polished_network_is_certified_stationary(run, structure):
+    words = ("train", "tiny.npz", "--model", "net.py:smooth", "--epochs", "4", "--no-dense")
+    words = (*words, "--ridge", "0.01", "--n-nonzero", "30%", "--structure", structure)
+    rows = []
+    for name, more in (("plain", []), ("polished", ["--polish"])):
+        code, _out, _err = run(*words, *more, "--out", name)
+        assert code == 0
+        rows.append(summary(name)["path"][0])
+        code, _out, _err = run("certify", f"{name}/model.safetensors", "tiny.npz")
+        assert code == 0
+    assert [r["claim"] for r in rows] == ["feasible", "stationary"]
+    assert rows[1]["value"] < rows[0]["value"]
+    assert [r["budget"] for r in rows] == [rows[0]["budget"]] * 2
+    state = export.load("polished/model.safetensors")
+    weights = [state["1.weight"], state["3.weight"]]
+    if structure == "columns":
+        weights = [w.any(0) for w in weights]
+    assert sum(int((w != 0).sum()) for w in weights) == rows[1]["budget"]
+
+
+def test_a_polish_that_is_cut_short_begins_anew(archive_of, monkeypatch):
+    settings, checkpoint = archive_of
+    whole = train(settings).chosen
+
+    def cut(experiment, model, budget, stop):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(large, "polish_large", cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, checkpoint=checkpoint)
+    again = train(settings, checkpoint=checkpoint).chosen
+    assert again.row["claim"] == whole.row["claim"] == "stationary"
+    assert all(torch.equal(t, whole.state[n]) for n, t in again.state.items())
+
+
+@pytest.fixture
+def archive_of(tmp_path):
+    settings = TrainSettings(
+        "tiny.npz",
+        model="net.py:smooth",
+        epochs=2,
+        n_nonzero=(90,),
+        ridge=0.01,
+        dense=False,
+        polish=True,
+    )
+    return settings, Checkpoint(tmp_path / "kept", {})
 
 
 def test_the_summary_tells_how_the_training_went(run):
@@ -297,6 +405,32 @@ WRONG = [
         None,
     ),
     (["--hidden", "5", "--lr", "0"], "`lr` must be positive, got 0.", None),
+    (
+        ["--hidden", "5", "--structure", "row"],
+        "`structure` must be one of 'entries', 'rows', 'columns', got 'row'. Did you mean 'rows'?",
+        None,
+    ),
+    (
+        ["--scores", "relative"],
+        "`scores` is about the training of networks, got a linear model.",
+        "Add hidden layers by `--hidden 300,100`, or give a network by `--model`.",
+    ),
+    (
+        ["--average"],
+        "`average` is about the training of networks, got a linear model.",
+        "Add hidden layers by `--hidden 300,100`, or give a network by `--model`.",
+    ),
+    (
+        ["--hidden", "5", "--structure", "rows", "--n-nonzero", "6"],
+        "`n_nonzero` must be an integer between 1 and 5, the number of rows it counts, got 6.",
+        "Pass a whole number up to 5, or a density such as 0.01.",
+    ),
+    (
+        ["--hidden", "5", "--average"],
+        "`average` takes the mean over the steps since the support was frozen, which `freeze` has "
+        "to say when.",
+        "Add `--freeze 0.8`, or another share of the training below 1.",
+    ),
     (
         ["--hidden", "5", "--recipe", "lasy"],
         "`recipe` must be one of 'lazy', 'straight_through', 'iht', 'acdc', got 'lasy'. Did you "

@@ -6,7 +6,15 @@ import torch
 
 from ellzero import Batch, L0Ball, LeastSquares, Problem, Quadratic, Status, iterate, solve
 from ellzero.errors import IncompatibleError
-from ellzero.solvers import OMP, BranchAndBound, GraHTP, LocalSearch, Newton, random_starts
+from ellzero.solvers import (
+    OMP,
+    BranchAndBound,
+    GraHTP,
+    LocalSearch,
+    Newton,
+    SubsetSearch,
+    random_starts,
+)
 from ellzero.tensors import named
 from tests.problems import planted, random_data
 from tests.registry import CONVEX, PROBLEMS, SOLVERS
@@ -85,7 +93,7 @@ def test_no_steps_return_the_start_made_feasible(make, entry, name):
     assert len(run.values) == 1
     assert run.n_iter.tolist() == [0]
     assert_feasible(problem, run.params)
-    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch}
+    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch, SubsetSearch}
     assert run.status(0) is Status.MAX_ITER or (done_at_once and run.status(0) is Status.CONVERGED)
 
 

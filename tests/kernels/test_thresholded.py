@@ -111,6 +111,79 @@ def test_survey_lists_what_reaches_the_bracket(room, compiled):
         assert run(table(latents, latents), lo, hi, cuts, out, keys, spots) == -1
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("wanted", [1, 2, 5, 9, 14, 18])
+@pytest.mark.parametrize("lists", [True, False])
+def test_settle_takes_the_largest_and_incumbents_among_equals(lists, wanted, compiled):
+    run = kernels.settle if compiled else kernels.settle.py_func
+    # Keys of three tensors of ten entries; the second has none inside the bracket.
+    places = [np.arange(9), np.arange(0), np.array([0, 1, 3, 4, 5, 6, 7, 8, 9])]
+    keys = np.array([7, 4, 9, 4, 4, 1, 4, 8, 2, 4, 4, 3, 4, 5, 4, 1, 0, 6], np.int32)
+    held = [np.array([4, 6], np.int32), np.zeros(10, np.uint8), np.zeros(10, np.uint8)]
+    held[2][[1, 5]] = 1
+    rows = np.zeros((3, 8), np.int64)
+    rows[:, kernels.SIZE] = 10
+    rows[0, [kernels.INDEX, kernels.COUNT]] = held[0].ctypes.data, 2
+    rows[1:, kernels.COUNT] = -1
+    rows[2, kernels.MASK] = held[2].ctypes.data
+    before = np.concatenate([p + 10 * t for t, p in enumerate(places)])
+    if lists:
+        cuts, out = np.array([0, 9, 9, 18]), np.concatenate(places).astype(np.int32)
+        spots = np.arange(18)
+    else:
+        cuts, out, spots = np.array([0, 10, 20, 30]), np.empty(0, np.int32), before.copy()
+    first = spots.copy()
+    incumbent = np.isin(before, [4, 6, 21, 25])
+    order = np.lexsort((before, ~incumbent, -keys))
+    target, left, gone = run(rows, wanted, np.int32(0), np.int32(11), cuts, out, keys, spots)
+    assert target == keys[order[wanted - 1]]
+    assert left == (keys[order[wanted]] if wanted < 18 else -1)
+    np.testing.assert_array_equal(spots[:gone], np.sort(first[order[wanted:]]))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_tally_counts_what_reaches_the_bracket(compiled):
+    run, count = both(kernels.tally)[0 if compiled else 1]
+    latents = tensors()[:count]
+    lo, hi = (np.float32(v).view(np.int32) for v in (0.9, 1.0))
+    sizes = np.concatenate([np.abs(x) for x in latents])
+    inside = np.flatnonzero((sizes >= np.float32(0.9)) & (sizes <= 1.0))
+    counts = np.zeros(len(latents), np.int64)
+    keys, spots = np.zeros(9000, np.int32), np.zeros(9000, np.int64)
+    n = run(table(latents, latents), lo, hi, counts, keys, spots)
+    assert n == inside.size
+    assert counts.tolist() == [int((np.abs(x) >= np.float32(0.9)).sum()) for x in latents]
+    np.testing.assert_array_equal(spots[:n], inside)
+    np.testing.assert_array_equal(keys[:n].view(np.float32), sizes[inside])
+    assert run(table(latents, latents), lo, hi, counts, keys[: n - 1], spots) == -1
+    latents[2][80] = np.nan
+    assert run(table(latents, latents), lo, hi, counts, keys, spots) == -1
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_masks_are_written_with_their_values(level):
+    for run, count in both(kernels.renew_masks):
+        latents = tensors()[:count]
+        shown = [np.full_like(x, 7) for x in latents]
+        masks = [np.full(x.size, 3, np.uint8) for x in latents]
+        rows = table(latents, shown)
+        rows[:, kernels.MASK] = [m.ctypes.data for m in masks]
+        keep = [np.abs(x) >= np.float32(0.5) for x in latents]
+        flat = np.concatenate(keep)
+        left = np.flatnonzero(flat)[[0, 3, -1]]
+        flat[left] = False
+        levels = np.full(len(latents), level, np.float32)
+        run(rows, levels, np.float32(0.5).view(np.int32), left)
+        start = 0
+        for latent, out, mask in zip(latents, shown, masks, strict=True):
+            kept = flat[start : start + latent.size]
+            start += latent.size
+            np.testing.assert_array_equal(mask, kept)
+            expected = np.empty_like(latent)
+            kernels.shrink(latent, kept, np.float32(level), expected)
+            np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
 def test_remove_closes_the_gaps():
     lists = [[3, 5, 9], [], [0, 4], [7]]
     for gone in ([], [0], [5], [1, 3], [0, 1, 2, 3, 4, 5]):

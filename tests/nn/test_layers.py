@@ -159,6 +159,6 @@ def test_a_sample_of_another_type_is_refused():
     with pytest.raises(InvalidParameterError) as caught:
         summary(nn.Linear(2, 2), 3)
     assert str(caught.value) == (
-        "`sample` must be a tensor, a tuple or a mapping of inputs, got int.\n"
+        "`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got int.\n"
         "hint: Give what the model will be called with."
     )

@@ -91,3 +91,45 @@ def test_the_addresses_follow_the_tensors():
         for a, b, c in zip(model.parameters(), twin.parameters(), other.parameters(), strict=True):
             assert torch.equal(a, b)
             assert torch.equal(a, c)
+
+
+def test_a_budget_of_all_entries_leaves_no_choice(monkeypatch):
+    model = network()
+    optimizer = wrap(model, 0.1, schedule=schedules.ramp(0.5, 0.9, 20), every=1)
+    choices = []
+    choose = type(optimizer._supports).choose
+
+    def counted(supports, counts, is_first):
+        choices.append(counts)
+        return choose(supports, counts, is_first)
+
+    monkeypatch.setattr(type(optimizer._supports), "choose", counted)
+    for i in range(20):
+        step(model, optimizer, i)
+        if i < 9:
+            assert optimizer.n_nonzero == optimizer.budget == optimizer.n_entries
+            assert all(
+                torch.equal(p, optimizer.latent[n])
+                for n, p in model.named_parameters()
+                if n in optimizer.latent
+            )
+    assert [c for c in choices if c[0] == optimizer.n_entries] == []
+    assert len(choices) == 10
+    assert optimizer.n_nonzero == optimizer.target
+
+
+def test_choices_stay_with_the_kernels_where_a_layer_is_at_its_floor(monkeypatch, caplog):
+    model = network()
+    with torch.no_grad():
+        model[0].weight *= 0.01
+    optimizer = wrap(model, 0.2, every=1)
+    optimizer.param_groups[0]["lr"] = 1e-5
+    selections = []
+    monkeypatch.setattr(thresholded, "top_k", lambda *given: selections.append(given))
+    for i in range(5):
+        step(model, optimizer, i)
+    size, total = model[0].weight.numel(), optimizer.n_entries
+    assert int((model[0].weight != 0).sum()) == int(0.05 * optimizer.budget * size / total)
+    assert optimizer.n_nonzero == optimizer.budget
+    assert selections == []
+    assert len([r for r in caplog.records if "floor" in r.getMessage()]) == 1

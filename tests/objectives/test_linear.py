@@ -11,7 +11,16 @@ from torch import Tensor
 
 from ellzero.core.problem import AbstractLinearObjective
 from ellzero.errors import InvalidParameterError, NonFiniteError
-from ellzero.objectives import LeastSquares, Logistic, ModuleLoss, Quadratic, Softmax, linear
+from ellzero.objectives import (
+    Huber,
+    LeastSquares,
+    Logistic,
+    ModuleLoss,
+    Poisson,
+    Quadratic,
+    Softmax,
+    linear,
+)
 from ellzero.tensors import named
 from ellzero.tensors.named import Batch
 
@@ -35,6 +44,10 @@ def make(name: str) -> Any:
         "logistic-intercept": lambda: Logistic(X, labels > 0, mixed, fit_intercept=True),
         "softmax": lambda: Softmax(X, labels),
         "softmax-intercept": lambda: Softmax(X, labels, mixed, fit_intercept=True),
+        "poisson": lambda: Poisson(X, labels, ridge=0.1),
+        "poisson-intercept": lambda: Poisson(X, labels, mixed, fit_intercept=True),
+        "huber": lambda: Huber(X, Y[:, 0], delta=0.8, ridge=0.1),
+        "huber-intercept": lambda: Huber(X, Y[:, 0], 0.8, mixed, fit_intercept=True),
     }[name]()
 
 
@@ -46,8 +59,13 @@ NAMES = (
     "logistic-intercept",
     "softmax",
     "softmax-intercept",
+    "poisson",
+    "poisson-intercept",
+    "huber",
+    "huber-intercept",
 )
 LINEAR = NAMES[1:]
+BOUNDED = tuple(n for n in NAMES if not n.startswith("poisson"))
 
 
 def points(objective: Any, size: int = 5, seed: int = 1) -> Batch:
@@ -77,6 +95,15 @@ def direct_value(name: str, point: dict[str, Tensor]) -> float:
         sign = np.where(labels > 0, 1, -1)
         ridge = 0.3 if "intercept" in name else 0.1
         return float(np.log1p(np.exp(-sign * u)).mean() + ridge / 2 * (w**2).sum())
+    if name.startswith("poisson"):
+        ridge = 0.3 if "intercept" in name else 0.1
+        log = labels * np.log(np.maximum(labels, 1))
+        return float((np.exp(u) - labels * u - labels + log).mean() + ridge / 2 * (w**2).sum())
+    if name.startswith("huber"):
+        ridge = 0.3 if "intercept" in name else 0.1
+        r = abs(u - Y[:, 0])
+        h = np.where(r <= 0.8, r**2 / 2, 0.8 * (r - 0.4))
+        return float(h.mean() + ridge / 2 * (w**2).sum())
     p = np.exp(u) / np.exp(u).sum(1, keepdims=True)
     ridge = 0.3 if "intercept" in name else 0.0
     return float(-np.log(p[np.arange(N), labels]).mean() + ridge / 2 * (w**2).sum())
@@ -136,7 +163,7 @@ def test_second_derivatives_are_those_of_autograd(name: str) -> None:
         torch.testing.assert_close(named.flatten(single), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BOUNDED)
 def test_curvature_lies_between_the_constants(name: str) -> None:
     objective = make(name)
     n = named.size(objective.init_params())
@@ -281,12 +308,14 @@ def test_conjugate_satisfies_fenchel_young(name: str) -> None:
     assert not named.is_batch(objective.adjoint(alone))
 
 
-@pytest.mark.parametrize("name", ["logistic", "softmax"])
+@pytest.mark.parametrize("name", ["logistic", "softmax", "poisson", "huber"])
 def test_conjugate_outside_its_domain_is_infinite(name: str) -> None:
     objective = make(name)
     dual = objective.dual_point(objective.init_params())
     assert torch.isfinite(objective.conjugate(dual))
     assert objective.conjugate(3 * dual) == torch.inf
+    if name in ("poisson", "huber"):
+        assert objective.conjugate(-30 * torch.ones_like(dual)) == torch.inf
 
 
 @pytest.mark.parametrize("name", ["logistic", "softmax"])

@@ -28,11 +28,37 @@ def best(latents, count, held):
     return [torch.from_numpy(m).reshape(t.shape) for m, t in zip(parts, latents, strict=True)]
 
 
-def check(latents, shown, masks, lists, level):
-    kept = torch.cat([t[m].abs() for t, m in zip(latents, masks, strict=True)])
-    assert level == float(kept.min())
-    for latent, out, mask, index in zip(latents, shown, masks, lists, strict=True):
-        assert torch.equal(thresholded.mark(index, latent), mask)
+def best_above_floor(latents, count, held, least):
+    """Return masks and thresholds where no tensor has less than it has to, by full sorts."""
+    poor = {}
+    while True:
+        rich = [i for i in range(len(latents)) if i not in poor]
+        part = best(
+            [latents[i] for i in rich], count - sum(poor.values()), [held[i] for i in rich]
+        )
+        level = min(
+            float(latents[i][m].abs().min()) for i, m in zip(rich, part, strict=True) if m.any()
+        )
+        masks, levels = dict(zip(rich, part, strict=True)), dict.fromkeys(rich, level)
+        for i, few in poor.items():
+            masks[i] = best([latents[i]], few, [held[i]])[0]
+            levels[i] = float(latents[i][masks[i]].abs().min())
+        below = {i: least[i] for i in rich if int(masks[i].sum()) < least[i]}
+        if not below:
+            return [[d[i] for i in range(len(latents))] for d in (masks, levels)] + [set(poor)]
+        poor |= below
+
+
+def check(latents, shown, masks, chosen, levels=None):
+    if levels is None:
+        kept = torch.cat([t[m].abs() for t, m in zip(latents, masks, strict=True)])
+        levels = [float(kept.min())] * len(latents)
+    assert chosen.levels == levels
+    for latent, out, mask, support, level in zip(
+        latents, shown, masks, chosen.supports, levels, strict=True
+    ):
+        is_mask = support.dtype == torch.bool
+        assert torch.equal(support if is_mask else thresholded.mark(support, latent), mask)
         expected = torch.empty_like(out)
         thresholded.show(latent, mask, None, level, 3.0, expected)
         assert torch.equal(out, expected)
@@ -49,15 +75,61 @@ def test_a_table_chooses_what_a_sort_does(ties, near):
         row.place(None, mask, 0.5)
         out.copy_(mask)
     # Every choice has the support of the one before as incumbents.
-    for count in (700, 400, 399, 900, 3, 1):
+    for count in (700, 400, 399, 900, 3, 2100, 1, 1800, 2206, 1799):
         if ties:
             latents[0].copy_(make(count, ties)[0][0])
-        chosen = table.choose(slice(0, 3), count, [0, 0, 0], near)
+        chosen = table.choose(slice(0, 3), count, [0, 0, 0], [near] * 3)
         assert chosen is not None
         held = best(latents, count, held)
-        check(latents, shown, held, *chosen)
+        check(latents, shown, held, chosen)
         table.show()
-        check(latents, shown, held, *chosen)
+        check(latents, shown, held, chosen)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("guess", [(), (1,), (0, 1), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("near", [None, (0.5, 3.0)])
+def test_floors_are_kept_whatever_the_guess(ties, guess, near):
+    generator = torch.Generator().manual_seed(2)
+    for seed in range(40):
+        latents, shown = make(seed, ties)
+        # The first and the second tensor are weak to a varying degree.
+        latents[0] *= 0.5 + 0.5 * (seed % 3)
+        latents[1] *= 0.1 + 0.1 * (seed % 7)
+        table = Table(latents, shown, 3.0)
+        held = [torch.rand(shape, generator=generator) < 0.3 for shape in SHAPES]
+        for row, mask, out in zip(table.rows, held, shown, strict=True):
+            row.place(None, mask, 0.5)
+            out.copy_(mask)
+        for count, least in ((500, [120, 2, 80]), (60, [20, 1, 10]), (700, [300, 7, 300])):
+            masks, levels, poor = best_above_floor(latents, count, held, least)
+            chosen = table.choose(slice(0, 3), count, least, [near] * 3, frozenset(guess))
+            assert chosen is not None
+            held = masks
+            check(latents, shown, masks, chosen, levels)
+            assert chosen.poor == poor
+
+
+def test_a_right_guess_of_floors_takes_one_pass_each(monkeypatch):
+    passes = []
+    survey = kernels.survey
+
+    def counted(table, *arguments):
+        passes.append(len(table))
+        return survey(table, *arguments)
+
+    monkeypatch.setattr(kernels, "survey", counted)
+    latents, shown = make()
+    latents[0] *= 0.1
+    table = Table(latents, shown, 3.0)
+    for row in table.rows:
+        row.place(None, torch.zeros(row.latent.shape, dtype=torch.bool), 0.5)
+    least = [30, 1, 10]
+    first = table.choose(slice(0, 3), 200, least)
+    assert (first.poor, passes) == ({0}, [3, 2, 1])
+    near = [(0.9 * level, 1.1 * level) for level in first.levels]
+    again = table.choose(slice(0, 3), 200, least, near, first.poor)
+    assert (again.poor, passes) == ({0}, [3, 2, 1, 2, 1])
 
 
 def test_budgets_of_their_own_share_a_table():
@@ -67,7 +139,8 @@ def test_budgets_of_their_own_share_a_table():
     for row, mask in zip(table.rows, empty, strict=True):
         row.place(None, mask, 0.0)
     for part, count in ((slice(0, 1), 99), (slice(1, 3), 50)):
-        lists, level = table.choose(part, count, [0] * (part.stop - part.start))
+        chosen = table.choose(part, count, [0] * (part.stop - part.start))
+        lists, level = chosen.supports, chosen.levels[0]
         masks = best(latents[part], count, empty[part])
         assert sum(i.numel() for i in lists) == count
         for latent, out, mask in zip(latents[part], shown[part], masks, strict=True):
@@ -81,11 +154,11 @@ def test_nothing_changes_when_a_table_cannot_choose(reason):
     table = Table(latents, shown, 3.0)
     for row in table.rows:
         row.place(None, torch.zeros(row.latent.shape, dtype=torch.bool), 0.5)
-    before = [i.clone() for i in table.choose(slice(0, 3), 300, [0, 0, 0])[0]]
+    before = [i.clone() for i in table.choose(slice(0, 3), 300, [0, 0, 0]).supports]
     values = [t.clone() for t in shown]
     least = [0, 0, 0]
     if reason == "floor":
-        least = [0, 7, 0]
+        least = [0, 7, 193]  # nothing is left for the first
     elif reason == "nan":
         latents[2][3, 4] = float("nan")
     else:
@@ -114,9 +187,9 @@ def test_a_good_guess_takes_one_pass(monkeypatch):
     table = Table(latents, shown, 3.0)
     for row in table.rows:
         row.place(None, torch.zeros(row.latent.shape, dtype=torch.bool), 0.5)
-    _, level = table.choose(slice(0, 3), 300, [0, 0, 0])
+    level = table.choose(slice(0, 3), 300, [0, 0, 0]).levels[0]
     assert len(passes) == 1
-    table.choose(slice(0, 3), 300, [0, 0, 0], (0.99 * level, 1.01 * level))
+    table.choose(slice(0, 3), 300, [0, 0, 0], [(0.99 * level, 1.01 * level)] * 3)
     assert len(passes) == 2
-    table.choose(slice(0, 3), 300, [0, 0, 0], (1.01 * level, 1.02 * level))
+    table.choose(slice(0, 3), 300, [0, 0, 0], [(1.01 * level, 1.02 * level)] * 3)
     assert len(passes) == 4

@@ -124,6 +124,8 @@ RECIPES = [
     {"recipe": "acdc"},
     {"recipe": "straight_through"},
     {"freeze": 0.7, "allocation": "erk"},
+    {"freeze": 0.6, "average": True, "scores": "curvature"},
+    {"structure": "columns"},
 ]
 
 

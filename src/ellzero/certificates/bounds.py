@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective, moduli
+from ellzero.certificates.relaxation import decrement_on, settle, solve_working, to_array, working
 from ellzero.core.problem import (
+    AbstractConvexObjective,
     AbstractLinearObjective,
     AbstractObjective,
+    AbstractQuadraticObjective,
     AbstractSmoothObjective,
     AbstractSparseSet,
 )
@@ -24,6 +27,12 @@ from ellzero.typing import Params
 
 # Up to this many entries the relaxation is solved by Newton steps, beyond by gradient steps.
 NEWTON_ENTRIES = 500
+# Entries that the relaxation of a quadratic objective starts with, at least.
+FIRST_ENTRIES = 100
+# Accuracy of a relaxation that misses more than half of the value.
+VACUOUS = 0.05
+# Cubes of entries, added up, that may be spent on one.
+VACUOUS_WORK = 10**9
 # Steps without progress after which the relaxation is given up.
 PATIENCE = 20
 
@@ -48,7 +57,7 @@ class LowerBound:
 
 
 def box_bound(
-    objective: AbstractSmoothObjective,
+    objective: AbstractConvexObjective,
     points: Tensor,
     budget: int,
     included: Tensor | None = None,
@@ -63,7 +72,7 @@ def box_bound(
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     points : Tensor of shape (K, n)
         Base points, dense or sparse, in the order of `named.flatten`.
@@ -107,20 +116,19 @@ def box_bound(
     included = nothing if included is None else included
     excluded = nothing if excluded is None else excluded
     must, choice, room = _boxes(flat, budget, included, excluded, counted)
-
-    value, grad = flat.value_and_grad(points)
+    free = torch.zeros_like(nothing[0]) if counted is None else ~counted
     keep = partial(_keep_largest, must=must, choice=choice, room=room)
-    return _best_over_moduli(flat, points, value, grad, keep)
+    return _best_over_moduli(flat, points, keep, free)
 
 
 def point_bound(
-    objective: AbstractSmoothObjective, constraint: AbstractSparseSet | None, params: Params
+    objective: AbstractConvexObjective, constraint: AbstractSparseSet | None, params: Params
 ) -> Tensor:
     """Return the lower bound over the whole constraint that each point gives.
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     constraint : AbstractSparseSet or None
         Set of allowed supports; None allows all. Bounds on entries are ignored, which keeps the
@@ -199,7 +207,7 @@ def dual_bound(objective: AbstractLinearObjective, constraint: L0Ball, params: P
 
 
 def perspective_bound(
-    objective: AbstractSmoothObjective,
+    objective: AbstractConvexObjective,
     constraint: L0Ball,
     start: Params | None = None,
     *,
@@ -219,7 +227,7 @@ def perspective_bound(
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     constraint : L0Ball
         Budget.
@@ -239,8 +247,12 @@ def perspective_bound(
 
     Notes
     -----
-    Costs one Newton system of n entries a step for n up to 500, one gradient and one sort beyond.
-    Even the largest bound can be below the optimum: branching closes what is left.
+    For quadratic objectives the relaxation is solved on a few entries, by
+    proximal steps and exact solutions for the partition of z into ones, fractions and zeros, and
+    entries that pull harder than the fractional ones are added until none is missing: a gradient
+    and a system of the entries at hand for each solution. For others costs one Newton system of n
+    entries a step for n up to 500, one gradient and one sort beyond. Even the largest bound can be
+    below the optimum: branching closes what is left.
 
     References
     ----------
@@ -264,7 +276,9 @@ def perspective_bound(
     for modulus in moduli(flat):
         if named.any_true(modulus[counted] <= 0):
             continue
-        found = _relax(flat, modulus, counted, constraint.n_nonzero, theta, max_iter, tol, target)
+        quadratic = isinstance(flat.objective, AbstractQuadraticObjective)
+        relax = _relax_few if quadratic and constraint.n_nonzero else _relax
+        found = relax(flat, modulus, counted, constraint.n_nonzero, theta, max_iter, tol, target)
         best = max(best, found, key=lambda bound: bound.value)
     return best
 
@@ -297,7 +311,7 @@ def lower_bound(
     LowerBound or None
         The bound; None when the objective is not convex with a positive modulus.
     """
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return None
     flat = FlatObjective.of(objective)
     best: LowerBound | None = None
@@ -322,13 +336,12 @@ def require_box_arguments(flat: FlatObjective, points: Tensor) -> None:
     InvalidParameterError
         If the number of columns is not the number of entries.
     IncompatibleError
-        If the objective is not smooth and convex.
+        If the objective is not convex.
     """
-    if not isinstance(flat.objective, AbstractSmoothObjective):
+    if not isinstance(flat.objective, AbstractConvexObjective):
         raise IncompatibleError(
-            f"Bounds need a convex objective with bounded curvature, "
-            f"got `{type(flat.objective).__name__}`.",
-            "Use `LeastSquares`, `Logistic` or `Softmax`.",
+            f"Bounds need a convex objective, got `{type(flat.objective).__name__}`.",
+            "Use `LeastSquares` or another loss of a linear predictor.",
         )
     if points.ndim != 2 or points.shape[1] != flat.size:
         raise InvalidParameterError(
@@ -363,8 +376,6 @@ def _keep_largest(gain: Tensor, *, must: Tensor, choice: Tensor, room: Tensor) -
 def _point_bounds(
     flat: FlatObjective, constraint: AbstractSparseSet | None, points: Tensor
 ) -> Tensor:
-    value, grad = flat.value_and_grad(points)
-
     def keep(gain: Tensor) -> Tensor:
         if constraint is None:
             return torch.ones_like(gain, dtype=torch.bool)
@@ -372,26 +383,47 @@ def _point_bounds(
         scores = gain.clamp(max=torch.finfo(gain.dtype).max / (gain.shape[1] + 1))
         return named.flatten(constraint.select(flat.unflatten(scores)))
 
-    return _best_over_moduli(flat, points, value, grad, keep)
+    names = None if constraint is None else constraint.names
+    free = ~supports.covered(names, flat.template)
+    return _best_over_moduli(flat, points, keep, free)
 
 
 def _best_over_moduli(
+    flat: FlatObjective, points: Tensor, keep: Callable[[Tensor], Tensor], free: Tensor
+) -> Tensor:
+    """Return the best bounds that points give; free entries without modulus are settled first."""
+    best = torch.full_like(points[:, 0], -torch.inf)
+    for modulus in moduli(flat):
+        loose = (free & (modulus <= 0)).nonzero().flatten()
+        if named.any_true(modulus[~free] <= 0):
+            loose = loose[:0]
+        here = settle(flat, points, loose) if loose.shape[0] else points
+        value, grad = flat.value_and_grad(here)
+        best = torch.maximum(best, _bound_at(flat, here, value, grad, keep, modulus, loose))
+    return best
+
+
+def _bound_at(
     flat: FlatObjective,
     points: Tensor,
     value: Tensor,
     grad: Tensor,
     keep: Callable[[Tensor], Tensor],
-    vectors: list[Tensor] | None = None,
+    modulus: Tensor,
+    loose: Tensor,
 ) -> Tensor:
-    best = torch.full_like(value, -torch.inf)
-    for modulus in vectors or moduli(flat):
-        zero, inside, gain = _terms(points, grad, modulus)
-        terms = torch.where(keep(gain), inside, zero)
-        # Rounding of the value, the products and the sum.
-        slack = value.abs() + terms.abs().sum(1)
-        bound = value + terms.sum(1) - 32 * torch.finfo(value.dtype).eps * slack
-        best = torch.maximum(best, bound.nan_to_num(-torch.inf, neginf=-torch.inf))
-    return best
+    """Return the bounds at points where the gradient vanishes on `loose`, up to rounding."""
+    doubt = torch.zeros_like(value)
+    if loose.shape[0]:
+        doubt = decrement_on(flat, points, grad, loose)
+        grad = grad.index_fill(1, loose, 0.0)
+    zero, inside, gain = _terms(points, grad, modulus)
+    terms = torch.where(keep(gain), inside, zero)
+    # Rounding of the value, the products and the sum.
+    size = value.abs() + terms.abs().sum(1)
+    slack = 32 * torch.finfo(value.dtype).eps * size + 4 * (doubt * size).sqrt()
+    bound = value + terms.sum(1) - slack
+    return bound.nan_to_num(-torch.inf, neginf=-torch.inf)
 
 
 def _terms(points: Tensor, grad: Tensor, modulus: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -446,12 +478,19 @@ def _relax(
     best_value, best_point, progress = -torch.inf, start[0], 0
     theta, ahead, momentum, before = start, start, 1.0, torch.inf
     everything = torch.arange(flat.size, device=start.device).unsqueeze(0)
-    assert isinstance(flat.objective, AbstractSmoothObjective)
-    step = 1.0 / max(flat.objective.smoothness(), 1e-300)
+    step = 0.0
+    if isinstance(flat.objective, AbstractSmoothObjective):
+        step = 1.0 / max(flat.objective.smoothness(), 1e-300)
+    elif not newton:
+        # No step size is known: the start has to do.
+        max_iter = 0
     root = modulus.sqrt()
+    loose = (~counted & (modulus <= 0)).nonzero().flatten()
     for iteration in range(max_iter + 1):
+        if loose.shape[0]:
+            theta = settle(flat, theta, loose)
         value, grad = flat.value_and_grad(theta)
-        bound = named.to_float(_best_over_moduli(flat, theta, value, grad, keep, [modulus])[0])
+        bound = named.to_float(_bound_at(flat, theta, value, grad, keep, modulus, loose)[0])
         gained = bound - best_value
         if gained > 0:
             best_value, best_point = bound, theta[0]
@@ -484,13 +523,98 @@ def _relax(
     return LowerBound(best_value, "perspective relaxation", best_point)
 
 
+def _relax_few(
+    flat: FlatObjective,
+    modulus: Tensor,
+    counted: Tensor,
+    budget: int,
+    start: Tensor,
+    max_iter: int,
+    tol: float,
+    target: float,
+) -> LowerBound:
+    """Solve the relaxation of a quadratic objective on a few entries, and add what they miss."""
+    nothing = torch.zeros(1, flat.size, dtype=torch.bool, device=start.device)
+    must, choice, room = _boxes(flat, budget, nothing, nothing, counted)
+    keep = partial(_keep_largest, must=must, choice=choice, room=room)
+    free = (~counted).nonzero().flatten()
+    loose = free[modulus[free] <= 0]
+    origin = torch.zeros_like(start)
+    if free.shape[0]:
+        origin = settle(flat, origin, free)
+    _, grad = flat.value_and_grad(origin)
+    root = modulus.clamp_min(1e-300).sqrt()
+    pull = torch.where(counted, grad[0].abs() / root, -1.0)
+    chosen = (start[0] != 0) & counted
+    count = min(named.to_int(counted.sum()), max(FIRST_ENTRIES, 3 * budget))
+    chosen[pull.topk(count).indices] = True
+    theta = torch.where(chosen, start, origin)
+    best = LowerBound(-torch.inf, "perspective relaxation", start[0])
+    inner, work = 1e-6, 0
+    for _ in range(max_iter + 1):
+        index = (chosen & counted).nonzero().flatten()
+        work += index.shape[0] ** 3
+        problem, units = working(flat, origin, index, free, modulus, budget)
+        t = solve_working(problem, to_array(theta[0, index] * units), inner)
+        theta = origin.clone()
+        theta[0, index] = torch.as_tensor(t).to(units) / units
+        if free.shape[0]:
+            theta = settle(flat, theta, free)
+        value, grad = flat.value_and_grad(theta)
+        bound = named.to_float(_bound_at(flat, theta, value, grad, keep, modulus, loose)[0])
+        if bound > best.value:
+            best = LowerBound(bound, best.method, theta[0])
+        size = root * theta.abs()
+        z = _allot(size, choice, room)
+        share = torch.where(theta == 0, 0.0, theta.square() / z.clamp_min(1e-300))
+        excess = (torch.where(counted, modulus, 0.0) * (share - theta.square())).sum(1) / 2
+        relaxed = named.to_float((value + excess)[0])
+        enough = max(tol, 1e-4) if relaxed < target else tol
+        if relaxed < target / 2:
+            # More than half is missing, whatever the digits.
+            enough = max(tol, VACUOUS)
+            if work > VACUOUS_WORK:
+                break
+        if relaxed - best.value <= enough * max(abs(relaxed), 1e-300):
+            break
+        if best.value >= target > -torch.inf:
+            break
+        # Entries that pull harder than the fractional ones want a share of the budget.
+        level = _level(size[0, index], budget)
+        pull = torch.where(counted, grad[0].abs() / root, -1.0)
+        # Zeros that pull clearly less are not likely to come back.
+        chosen &= (theta[0] != 0) | (pull > 0.9 * level)
+        pull = torch.where(chosen, -1.0, pull)
+        missing = pull > level
+        count = min(named.to_int(missing.sum()), max(FIRST_ENTRIES, index.shape[0] // 2))
+        if count == 0:
+            # Nothing is missing: what is left is the accuracy of the solution.
+            if inner < 1e-13:
+                break
+            inner /= 100
+            continue
+        chosen[pull.topk(count).indices] = True
+    return best
+
+
+def _level(size: Tensor, budget: int) -> float:
+    """Return what fractional entries pull with: their sum over the budget left for them."""
+    ordered = size.sort(descending=True).values
+    if ordered.shape[0] <= budget:
+        return 0.0
+    tail = ordered.flip(0).cumsum(0).flip(0)[:budget]
+    level = tail / (budget - torch.arange(budget, device=size.device))
+    fits = ordered[:budget] <= level * (1 + 1e-15)
+    return named.to_float(level[named.to_int(fits.int().argmax())])
+
+
 def _shrink(target: Tensor, weight: Tensor, must: Tensor, choice: Tensor, room: Tensor) -> Tensor:
     """Return the proximal point of sum weight theta^2 / (2 z), minimized over z."""
     # theta = target z / (z + weight); z + weight is proportional to sqrt(weight) |target| wherever
     # z is inside [0, 1], and bisection finds the factor that uses up the budget.
-    scale = weight.sqrt() * target.abs()
+    scale = torch.where(choice, weight.sqrt() * target.abs(), 0.0)
     low = torch.zeros_like(scale[:, :1])
-    high = (scale / weight).amax(1, keepdim=True).clamp_min(1e-300)
+    high = (scale / weight.clamp_min(1e-300)).amax(1, keepdim=True).clamp_min(1e-300)
     for _ in range(60):
         level = (low + high) / 2
         z = (scale / level.clamp_min(1e-300) - weight).clamp(0.0, 1.0)

@@ -6,7 +6,11 @@ from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective
 from ellzero.certificates.minimize import has_minimizer
-from ellzero.core.problem import AbstractLinearObjective, AbstractSmoothObjective
+from ellzero.core.problem import (
+    AbstractConvexObjective,
+    AbstractLinearObjective,
+    AbstractQuadraticObjective,
+)
 
 # Above this many numbers the linear program that tells whether a minimizer exists is left out.
 PROGRAM_SIZE = 4_000_000
@@ -29,10 +33,16 @@ def why_no_bound(flat: FlatObjective, support: Tensor) -> str:
     """
     objective = flat.objective
     kind = type(objective).__name__
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return f"No lower bound: `{kind}` is not known to be convex."
     if not isinstance(objective, AbstractLinearObjective):
         return "No lower bound: the objective is not strongly convex."
+    if isinstance(objective, AbstractQuadraticObjective):
+        return (
+            "No lower bound on what other supports reach is possible: without ridge, and with "
+            "dependent columns or more columns than samples, the loss is not strongly convex; "
+            "pass ridge > 0."
+        )
     if flat.width * flat.size > PROGRAM_SIZE:
         return "No lower bound: the objective is not strongly convex; pass ridge > 0."
     if has_minimizer(flat, support) is False:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.core.problem import (
+    AbstractConvexObjective,
     AbstractLinearObjective,
     AbstractObjective,
     AbstractSmoothObjective,
@@ -184,13 +185,21 @@ def moduli(flat: FlatObjective) -> list[Tensor]:
     """
     objective = flat.objective
     zeros = named.flatten(named.zeros_like(flat.template))
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return [zeros]
-    known = objective.strong_convexity() - 500 * flat.precision * objective.smoothness()
+    known = objective.strong_convexity()
+    ridge = zeros
+    if isinstance(objective, AbstractLinearObjective):
+        ridge = named.flatten(named.to_double(objective.ridge_weights()))
+    # What comes from the ridge alone is exact, and the smoothness is not needed.
+    if isinstance(objective, AbstractSmoothObjective) and known > named.to_float(ridge.min()):
+        known -= 500 * flat.precision * objective.smoothness()
     if not isinstance(objective, AbstractLinearObjective):
         return [zeros + max(known, 0.0)]
-    ridge = named.flatten(named.to_double(objective.ridge_weights()))
     smallest, largest = named.to_float(ridge.min()), named.to_float(ridge.max())
+    if largest > smallest >= known:
+        # Nowhere above the ridge.
+        return [ridge]
     out = [zeros + max(known, smallest, 0.0)]
     if largest > smallest:
         out.append(ridge + max(known - largest, 0.0))

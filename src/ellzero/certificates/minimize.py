@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ellzero.certificates.flat import FlatObjective, moduli
-from ellzero.core.problem import AbstractLinearObjective, AbstractSmoothObjective
+from ellzero.core.problem import AbstractConvexObjective, AbstractLinearObjective
 from ellzero.tensors import named
 from ellzero.typing import Params
 
@@ -98,13 +98,13 @@ def minimize_on_supports(
 
 
 def dense_minimizer(flat: FlatObjective) -> Params | None:
-    """Return the unconstrained minimizer of a smooth convex objective.
+    """Return the unconstrained minimizer of a convex objective.
 
-    None when there is none, when the objective is not smooth and convex, or when it has more than
+    None when there is none, when the objective is not known to be convex, or when it has more than
     `DENSE_ENTRIES` entries.
     """
     objective = flat.objective
-    if not isinstance(objective, AbstractSmoothObjective) or flat.size > DENSE_ENTRIES:
+    if not isinstance(objective, AbstractConvexObjective) or flat.size > DENSE_ENTRIES:
         return None
     convex_enough = named.all_true(moduli(flat)[0] > 0)
     if not convex_enough and has_minimizer(flat, None) is False:
@@ -123,7 +123,7 @@ def has_minimizer(flat: FlatObjective, inside: Tensor | None) -> bool | None:
     `inside` has shape (n,) and dtype bool; None means every entry.
     """
     objective = flat.objective
-    if not isinstance(objective, AbstractSmoothObjective):
+    if not isinstance(objective, AbstractConvexObjective):
         return None
     if named.all_true(moduli(flat)[0] > 0):
         return True

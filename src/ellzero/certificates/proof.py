@@ -11,7 +11,7 @@ import torch
 
 from ellzero.certificates.bounds import box_bound
 from ellzero.certificates.flat import ROUNDING, FlatObjective
-from ellzero.core.problem import AbstractSmoothObjective
+from ellzero.core.problem import AbstractConvexObjective
 from ellzero.core.result import Check, Claim, Proof
 from ellzero.sets import L0Ball
 from ellzero.tensors import named, supports
@@ -45,7 +45,7 @@ class ProofCheck:
 
 
 def check_proof(
-    objective: AbstractSmoothObjective,
+    objective: AbstractConvexObjective,
     constraint: L0Ball,
     proof: Proof,
     value: float,
@@ -55,7 +55,7 @@ def check_proof(
 
     Parameters
     ----------
-    objective : AbstractSmoothObjective
+    objective : AbstractConvexObjective
         Strongly convex objective.
     constraint : L0Ball
         Budget.
@@ -180,7 +180,7 @@ def _describe(inside: int, outside: int) -> str:
 
 
 def _lowest_bound(
-    flat: FlatObjective, objective: AbstractSmoothObjective, constraint: L0Ball, proof: Proof
+    flat: FlatObjective, objective: AbstractConvexObjective, constraint: L0Ball, proof: Proof
 ) -> float:
     counted = supports.covered(constraint.names, flat.template)
     rows = max(1, CHUNK // max(flat.size, 1))

@@ -16,6 +16,8 @@ from ellzero.certificates.proof import check_proof
 from ellzero.certificates.stability import TIE, ht_stability
 from ellzero.certificates.swaps import SOLVE_LIMIT, check_swaps
 from ellzero.core.problem import (
+    AbstractConvexObjective,
+    AbstractLinearObjective,
     AbstractQuadraticObjective,
     AbstractSmoothObjective,
     AbstractSparseSet,
@@ -29,6 +31,9 @@ from ellzero.smoothness import restricted_smoothness
 from ellzero.tensors import named, supports
 from ellzero.typing import Params
 from ellzero.validation import check_choice, check_real
+
+# Relative gap beyond which a lower bound says nothing.
+VACUOUS_GAP = 0.5
 
 
 @dataclass(slots=True)
@@ -219,8 +224,9 @@ def verify(
     _dense_gap(case, found, dense, given_dense)
     bound = _gap(case, found, dense, proof)
     exchanges = _coordinatewise(case, found, swaps)
-    found.assumptions.append("Everything is computed in float64, up to rounding.")
     gap = None if bound is None else _relative_gap(case, bound)
+    _say_plainly(case, found, gap)
+    found.assumptions.append("Everything is computed in float64, up to rounding.")
     return Certificate(
         claim=found.claim(exchanges),
         checks=tuple(sorted(found.checks, key=lambda check: check.claim)),
@@ -288,6 +294,17 @@ def _smoothness(
     k = n
     if isinstance(constraint, AbstractSparseSet):
         k = max(1, min(n, 2 * constraint.max_nonzero(case.params)))
+    wide = case.flat.size > DENSE_ENTRIES and isinstance(objective, AbstractLinearObjective)
+    if wide and isinstance(objective, AbstractSmoothObjective):
+        # The sum of the largest diagonal entries needs no matrix of n by n.
+        largest = named.to_float(objective.curvature_diagonal().topk(k).values.sum())
+        kind, value = "upper bound", largest * (1 + 1e-12)
+        found.measures |= {
+            "smoothness": value,
+            "smoothness_kind": kind,
+            "smoothness_n_nonzero": k,
+        }
+        return value
     if isinstance(objective, AbstractSmoothObjective):
         estimate = restricted_smoothness(objective, k, method="bound")
     elif step_size is not None or not isinstance(objective, AbstractTwiceDifferentiable):
@@ -459,7 +476,7 @@ def _gap(case: _Case, found: _Findings, dense: Params | None, proof: Proof | Non
     """Check lower bounds; return the best."""
     problem = case.problem
     objective = problem.objective
-    if isinstance(objective, AbstractSmoothObjective):
+    if isinstance(objective, AbstractConvexObjective):
         found.measures["strong_convexity"] = _convexity(case)
     if problem.penalty is not None:
         found.assumptions.append("No lower bound: a penalty is not covered.")
@@ -487,7 +504,7 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
     if proof is None:
         return best
     ball, objective = case.ball, case.problem.objective
-    if ball is None or not isinstance(objective, AbstractSmoothObjective):
+    if ball is None or not isinstance(objective, AbstractConvexObjective):
         found.check("proofs for another set than an `L0Ball`", 1, 0, Claim.OPTIMAL)
         return best
     checked = check_proof(objective, ball, proof, case.value, case.tol)
@@ -498,6 +515,25 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
     if checked.lower_bound > best.value:
         return LowerBound(checked.lower_bound, "proof over boxes of supports", best.point)
     return best
+
+
+def _say_plainly(case: _Case, found: _Findings, gap: float | None) -> None:
+    """Say what a missing or a vacuous bound leaves."""
+    if gap is not None and gap > VACUOUS_GAP:
+        share = f"{100 * gap:.0f} %" if gap < 1 else "all"
+        found.assumptions.append(
+            f"The lower bound is vacuous, {share} of the value is unexplained: it says nothing "
+            "about how good this point is. More ridge gives a better bound."
+        )
+    unknown = gap is None or gap > VACUOUS_GAP
+    if unknown and found.passes(Claim.COORDINATEWISE):
+        exact = isinstance(case.problem.objective, AbstractQuadraticObjective)
+        found.assumptions.append(
+            "No single swap improves this model, which is exact: every one was priced with "
+            "everything refitted."
+            if exact
+            else "No single swap improves this model."
+        )
 
 
 def _relative_gap(case: _Case, bound: float) -> float:
@@ -515,7 +551,9 @@ def _coordinatewise(case: _Case, found: _Findings, swaps: str) -> bool:
         return False
     reason = None
     if not isinstance(objective, AbstractSmoothObjective):
-        reason = f"`{type(objective).__name__}` is not known to be convex"
+        convex = isinstance(objective, AbstractConvexObjective)
+        lacks = "to have bounded curvature" if convex else "to be convex"
+        reason = f"`{type(objective).__name__}` is not known {lacks}"
     elif not case.is_plain:
         reason = "they are defined for an `L0Ball` without bounds and without a penalty"
     elif swaps == "none":

@@ -88,6 +88,26 @@ def train(
         str | None,
         typer.Option(help="Networks: global, uniform or erk; how layers share the budget."),
     ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(help="Networks: entries, rows (units, filters) or columns; what is counted."),
+    ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="Networks: magnitude, relative or curvature; what chooses the support."),
+    ] = None,
+    average: Annotated[
+        bool,
+        typer.Option("--average", help="Networks: the mean over the steps after --freeze."),
+    ] = False,
+    polish: Annotated[
+        bool,
+        typer.Option(
+            "--polish/--no-polish",
+            help="Large networks: go on to a stationary point of the loss on all training "
+            "samples, which takes hundreds of passes over them.",
+        ),
+    ] = False,
     dense: Annotated[
         bool, typer.Option("--dense/--no-dense", help="Large networks: train a dense one as well.")
     ] = True,
@@ -151,6 +171,10 @@ def train(
         "ramp_end": ramp_end,
         "freeze": freeze,
         "allocation": allocation,
+        "structure": structure,
+        "scores": scores,
+        "average": average,
+        "polish": polish,
         "dense": dense,
         "data_dir": data_dir,
     }

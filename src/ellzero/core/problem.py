@@ -58,7 +58,15 @@ class AbstractTwiceDifferentiable(AbstractObjective):
         """
 
 
-class AbstractSmoothObjective(AbstractTwiceDifferentiable):
+class AbstractConvexObjective(AbstractTwiceDifferentiable):
+    """Convex objective; its curvature may grow without bound."""
+
+    @abstractmethod
+    def strong_convexity(self) -> float:
+        """Return m >= 0 such that f - (m/2)||theta||^2 is convex; 0.0 when nothing is known."""
+
+
+class AbstractSmoothObjective(AbstractConvexObjective):
     """Convex objective whose curvature is bounded everywhere."""
 
     @abstractmethod
@@ -66,12 +74,16 @@ class AbstractSmoothObjective(AbstractTwiceDifferentiable):
         """Return an upper bound on the Lipschitz constant of the gradient."""
 
     @abstractmethod
-    def strong_convexity(self) -> float:
-        """Return m >= 0 such that f - (m/2)||theta||^2 is convex; 0.0 when nothing is known."""
-
-    @abstractmethod
     def curvature_bound(self) -> CurvatureBound:
         """Return a matrix that is above the Hessian at every point."""
+
+    def curvature_diagonal(self) -> Tensor:
+        """Return the diagonal of the curvature bound, shape (n,)."""
+        return self.curvature_bound().diagonal()
+
+    def curvature_rows(self, index: Tensor) -> Tensor:
+        """Return rows of the curvature bound: shape (m,) gives (m, n)."""
+        return self.curvature_bound().rows(index)
 
 
 class AbstractQuadraticObjective(AbstractSmoothObjective):
@@ -82,7 +94,7 @@ class AbstractQuadraticObjective(AbstractSmoothObjective):
         """Return the exact minimizer whose support lies inside `masks`."""
 
 
-class AbstractLinearObjective(AbstractSmoothObjective):
+class AbstractLinearObjective(AbstractConvexObjective):
     r"""Loss of a linear predictor plus ridge: F(X theta) + sum_j (ridge_j / 2) theta_j^2."""
 
     @abstractmethod

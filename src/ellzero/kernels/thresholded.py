@@ -70,6 +70,18 @@ def _shrink_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any)
         values[k] = -shown if values[k] < ZERO else shown
 
 
+@njit(inline="always")
+def _show_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any) -> None:
+    """Replace 64 values by what is shown of them; with a level of zero that is nearly nothing."""
+    if level > ZERO:
+        _shrink_block(values, level, inverse, cubes, roots)
+        return
+    for k in range(BLOCK):
+        size = abs(values[k])
+        size = TINY if size < TINY else size
+        values[k] = -size if values[k] < ZERO else size
+
+
 @njit(cache=True, fastmath=FAST)
 def shrink(latent: Any, mask: Any, level: Any, out: Any) -> None:
     """Write all thresholded values: shrunk ones where the mask holds, else zeros.
@@ -96,7 +108,7 @@ def shrink(latent: Any, mask: Any, level: Any, out: Any) -> None:
         block = latent[start:stop]
         for k in range(block.size):
             values[k] = block[k]
-        _shrink_block(values, level, inverse, cubes, roots)
+        _show_block(values, level, inverse, cubes, roots)
         kept = mask[start:stop]
         shown = out[start:stop]
         for k in range(shown.size):
@@ -129,14 +141,14 @@ def shrink_at(latent: Any, index: Any, level: Any, out: Any) -> None:
         # Unsigned, or the compiler would look for negative positions.
         for k in range(BLOCK):
             values[k] = latent[np.uint32(places[k])]
-        _shrink_block(values, level, inverse, cubes, roots)
+        _show_block(values, level, inverse, cubes, roots)
         for k in range(BLOCK):
             out[np.uint32(places[k])] = values[k]
     if whole < index.size:
         places = index[whole:]
         for k in range(places.size):
             values[k] = latent[np.uint32(places[k])]
-        _shrink_block(values, level, inverse, cubes, roots)
+        _show_block(values, level, inverse, cubes, roots)
         for k in range(places.size):
             out[np.uint32(places[k])] = values[k]
 
@@ -215,6 +227,7 @@ LANES = 16
 BARE = np.int32(0x7FFFFFFF)
 NONE = np.int32(0)
 LARGEST = np.int32(0x7F800000)
+DIGITS = 1 << 11
 
 
 def _compress(bits: Any, at: int, lo: int, base: int, out: Any, filled: int) -> int:
@@ -361,6 +374,163 @@ def survey(table: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: 
     return inside if wrong == 0 else -1
 
 
+@njit
+def _nth(keys: Any, n: Any, lo: Any, hi: Any) -> Any:
+    """Return the n-th largest of keys between `lo` and `hi`, by histograms of their digits."""
+    counts = np.empty(DIGITS, np.int64)
+    lo, hi = np.int64(lo), np.int64(hi)
+    while lo < hi:
+        shift = 0
+        while (hi - lo) >> shift >= DIGITS:
+            shift += 1
+        counts[:] = 0
+        for j in range(keys.size):
+            key = np.int64(keys[j])
+            if lo <= key <= hi:
+                counts[(key - lo) >> shift] += 1
+        digit = (hi - lo) >> shift
+        while counts[digit] < n:
+            n -= counts[digit]
+            digit -= 1
+        lo += digit << shift
+        hi = min(hi, lo + (1 << shift) - 1)
+    return lo
+
+
+@njit
+def _holds(table: Any, t: int, i: int) -> bool:
+    """Return whether entry i of tensor t is in the present support."""
+    if table[t, COUNT] >= 0:
+        index = at(table[t, INDEX], table[t, COUNT], np.int32)
+        place = np.searchsorted(index, i)
+        return bool(place < index.size and index[place] == i)
+    if table[t, MASK] == 0:
+        return False
+    return bool(at(table[t, MASK], table[t, SIZE], np.uint8)[i] != 0)
+
+
+@njit(cache=True)
+def settle(
+    table: Any, wanted: Any, lo: Any, hi: Any, cuts: Any, out: Any, keys: Any, spots: Any
+) -> Any:
+    """Take the largest of the keys in a bracket, incumbents first among equal ones.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Its columns INDEX, COUNT and MASK say what the present support is.
+    wanted : int
+        How many to take, one or more.
+    lo, hi : int32
+        The bracket.
+    cuts : array of shape (n_tensors + 1,), int64
+        Where the spots of every tensor begin.
+    out : array of shape (room,), int32
+        Positions at the spots; with a room of 0 a spot counts entries from the first tensor on.
+    keys, spots : array of shape (n,), int32 and int64
+        The keys, and their spots in order; those that are not taken are moved to the front.
+
+    Returns
+    -------
+    tuple of three int
+        The smallest key taken, the largest one not taken (-1 without one), and how many are not.
+    """
+    target = _nth(keys, wanted, lo, hi)
+    equal = 0
+    left = np.int64(-1)
+    for j in range(keys.size):
+        wanted -= keys[j] > target
+        equal += keys[j] == target
+        if keys[j] < target:
+            left = max(left, np.int64(keys[j]))
+    incumbents = others = wanted
+    if wanted < equal:
+        left = target
+        held = 0
+        t = 0
+        for j in range(keys.size):
+            if keys[j] == target:
+                while spots[j] >= cuts[t + 1]:
+                    t += 1
+                held += _holds(table, t, out[spots[j]] if out.size else spots[j] - cuts[t])
+        incumbents = min(held, wanted)
+        others = wanted - incumbents
+    gone = 0
+    t = 0
+    for j in range(keys.size):
+        taken = keys[j] > target or (keys[j] == target and wanted == equal)
+        if keys[j] == target and wanted < equal:
+            while spots[j] >= cuts[t + 1]:
+                t += 1
+            if _holds(table, t, out[spots[j]] if out.size else spots[j] - cuts[t]):
+                taken = incumbents > 0
+                incumbents -= 1
+            else:
+                taken = others > 0
+                others -= 1
+        if not taken:
+            spots[gone] = spots[j]
+            gone += 1
+    return target, left, gone
+
+
+@njit(cache=True)
+def tally(table: Any, lo: Any, hi: Any, counts: Any, keys: Any, spots: Any) -> Any:
+    """Count the magnitudes that reach a bracket, and list those inside it.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Of its columns LATENT and SIZE are used.
+    lo, hi : int32
+        The bracket of magnitude keys, both ends inside.
+    counts : array of shape (n_tensors,), int64
+        Receives how many keys of every tensor are >= lo.
+    keys, spots : array of shape (capacity,), int32 and int64
+        Receive the keys inside the bracket, and where they are: entries counted from the first
+        tensor on.
+
+    Returns
+    -------
+    int
+        Number of keys inside the bracket; -1 when they do not fit, or a number is NaN.
+    """
+    inside = 0
+    before = 0
+    wrong = np.uint64(0)
+    for t in range(table.shape[0]):
+        bits = at(table[t, LATENT], table[t, SIZE], np.int32)
+        reached = 0
+        whole = bits.size - bits.size % BLOCK
+        for start in range(0, whole, BLOCK):
+            reach = _reach(bits, start, BARE, NONE, lo)
+            wrong |= np.uint64(_exceed(bits, start, BARE, NONE, LARGEST))
+            reached += _ones(reach)
+            doubtful = np.uint64(reach ^ _exceed(bits, start, BARE, NONE, hi))
+            if inside + _ones(doubtful) > keys.size:
+                return -1
+            while doubtful != 0:
+                i = start + _lowest(doubtful)
+                keys[inside] = bits[i] & BARE
+                spots[inside] = before + i
+                inside += 1
+                doubtful &= doubtful - np.uint64(1)
+        for i in range(whole, bits.size):
+            bare = np.int32(bits[i] & BARE)
+            wrong |= np.uint64(bare > LARGEST)
+            if bare >= lo:
+                reached += 1
+                if bare <= hi:
+                    if inside == keys.size:
+                        return -1
+                    keys[inside] = bare
+                    spots[inside] = before + i
+                    inside += 1
+        counts[t] = reached
+        before += bits.size
+    return inside if wrong == 0 else -1
+
+
 @njit(cache=True)
 def remove(out: Any, spots: Any, cuts: Any) -> None:
     """Take entries out of consecutive lists, and move the others together.
@@ -441,3 +611,52 @@ def renew_all(table: Any, levels: Any) -> None:
             first = b
             b += np.searchsorted(index[b:], stop)
             shrink_at(latent, index[first:b], levels[t], shown)
+
+
+@njit(cache=True, fastmath=FAST)
+def renew_masks(table: Any, levels: Any, target: Any, left: Any) -> None:
+    """Write new supports as masks, and their thresholded values, over those of old ones.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Without INDEX, OLD and OLD_COUNT.
+    levels : array of shape (n_tensors,), float32
+        The thresholds of what is shown.
+    target : int32
+        Magnitude keys from this on are in the support.
+    left : array of int64
+        But for these, entries counted from the first tensor on, in order.
+    """
+    values = np.ones(BLOCK, np.float32)
+    cubes = np.empty(BLOCK, np.int32)
+    roots = np.empty(BLOCK, np.int32)
+    before = 0
+    gone = 0
+    for t in range(table.shape[0]):
+        n = table[t, SIZE]
+        bits = at(table[t, LATENT], n, np.int32)
+        latent = at(table[t, LATENT], n, np.float32)
+        mask = at(table[t, MASK], n, np.uint8)
+        out = at(table[t, SHOWN], n, np.float32)
+        level = levels[t]
+        level = level if level > ZERO else ZERO
+        inverse = ONE / level if level > ZERO else INFINITY
+        for start in range(0, n, BLOCK):
+            stop = min(start + BLOCK, n)
+            block = latent[start:stop]
+            for k in range(block.size):
+                values[k] = block[k]
+            _show_block(values, level, inverse, cubes, roots)
+            size = bits[start:stop]
+            kept = mask[start:stop]
+            shown = out[start:stop]
+            for k in range(shown.size):
+                taken = np.int32(size[k] & BARE) >= target
+                kept[k] = taken
+                shown[k] = values[k] if taken else ZERO
+        while gone < left.size and left[gone] < before + n:
+            mask[left[gone] - before] = 0
+            out[left[gone] - before] = ZERO
+            gone += 1
+        before += n

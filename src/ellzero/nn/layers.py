@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import packing
 from ellzero.nn.tables import aligned
+from ellzero.objectives.module import split_sample
 from ellzero.tensors import thresholded
 
 _aten = torch.ops.aten
@@ -180,16 +180,10 @@ def summary(
     total             1,200      120   10.0 %         27        0  2,400     240  4.7   0.5
     0 entries of other parameters are not counted.
     """
-    if sample is not None and not isinstance(sample, (Tensor, tuple, Mapping)):
-        raise InvalidParameterError(
-            f"`sample` must be a tensor, a tuple or a mapping of inputs, got "
-            f"{type(sample).__name__}.",
-            "Give what the model will be called with.",
-        )
     params = dict(model.named_parameters())
     macs: dict[int, list[int]] = {}
     if sample is not None:
-        macs = _macs(model, sample)
+        macs = _macs(model, *split_sample(sample))
     rows = []
     for name, param in params.items():
         if param.ndim < 2:
@@ -284,17 +278,12 @@ _PRODUCTS = {
 
 @torch.no_grad()
 def _macs(
-    model: nn.Module, sample: Tensor | tuple[Any, ...] | Mapping[str, Any]
+    model: nn.Module, args: tuple[Any, ...], named_args: Mapping[str, Any]
 ) -> dict[int, list[int]]:
     memories = {p.untyped_storage().data_ptr() for p in model.parameters() if p.ndim >= 2}
     counter = _Counter(memories - {0})
     with _evaluating(model), _plain_paths(), counter:
-        if isinstance(sample, Mapping):
-            model(**sample)
-        elif isinstance(sample, tuple):
-            model(*sample)
-        else:
-            model(sample)
+        model(*args, **named_args)
     return counter.macs
 
 

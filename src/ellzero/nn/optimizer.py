@@ -45,6 +45,8 @@ def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            return function(*args, **kwargs)
         # Late, since it loads the compiler, which every torch optimizer loads when it is built.
         plain = getattr(function, "_uncompiled", None)
         if plain is None:
@@ -349,9 +351,10 @@ class HardThresholding(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._is_preparation():
+        supports, slots = self._supports, self._supports.all
+        if not self.state and self._is_preparation():
             return loss
-        for slot in self._supports.slots.values():
+        for slot in slots:
             if not slot.param.requires_grad:
                 raise IncompatibleError(
                     f"{slot.name!r} was frozen (`requires_grad` is False) after the budget was "
@@ -364,9 +367,9 @@ class HardThresholding(torch.optim.Optimizer):
             self.n_skipped += 1
             log.warning("Step %d skipped: a gradient is not finite.", self.n_steps + 1)
             return loss
-        written = self._supports.follow()
+        written = supports.follow()
         self._mask_gradients()
-        if self._supports.has_latent:
+        if supports.has_latent:
             self._step_latent()
         else:
             with thresholded.flushed():
@@ -375,8 +378,8 @@ class HardThresholding(torch.optim.Optimizer):
         if not self.is_finalized and (written or self._is_due()):
             self._choose()
         else:
-            self._supports.show_all()
-        for slot in self._supports.slots.values():
+            supports.show_all()
+        for slot in slots:
             slot.version = slot.param._version
         if self.average and not self.is_finalized and self.schedule.is_frozen(self.n_steps):
             self._accumulate()
@@ -387,7 +390,7 @@ class HardThresholding(torch.optim.Optimizer):
 
         It asks by a step at a learning rate of zero with gradients that are zero.
         """
-        if self.state or any(group.get("lr", 1.0) != 0 for group in self.param_groups):
+        if any(group.get("lr", 1.0) != 0 for group in self.param_groups):
             return False
         held = [p for group in self.param_groups for p in group["params"]]
         if any(thresholded.count_true(p.grad != 0) for p in held if p.grad is not None):
@@ -417,7 +420,7 @@ class HardThresholding(torch.optim.Optimizer):
 
     def _step_latent(self) -> None:
         """Step with the latent values in the place of the shown ones."""
-        slots = self._supports.slots.values()
+        slots = self._supports.all
         try:
             for slot in slots:
                 if slot.is_sharded:
@@ -443,7 +446,9 @@ class HardThresholding(torch.optim.Optimizer):
             jumps = any(n > old for n, old in zip(now, self._in_force, strict=True))
             if jumps or final or now == self._asked:
                 return True
-        return self.n_steps % self.every == 0 and not self.schedule.is_frozen(self.n_steps)
+        if self.n_steps % self.every or now == self._sizes == self._in_force:
+            return False  # a budget of all entries leaves no choice
+        return not self.schedule.is_frozen(self.n_steps)
 
     def _mask_gradients(self) -> None:
         """Shrink gradients off the support; in a sparse phase of AC/DC they are zero."""

@@ -84,10 +84,18 @@ class Slot:
             self._mask = self.mask
         self._index = index
 
-    def hold(self, index: Tensor, level: float) -> None:
-        """Take another support, whose values are written already."""
-        self._index, self._mask = index, None
+    def hold(self, support: Tensor, level: float) -> None:
+        """Take another support, an index or a mask, whose values are written already."""
+        is_mask = support.dtype == torch.bool
+        self._index, self._mask = (None, support) if is_mask else (support, None)
         self.move(level)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the tensor is in the support."""
+        if self._index is not None:
+            return self._index.numel() == 0
+        return thresholded.count_true(self.mask) == 0
 
     def move(self, level: float) -> None:
         """Take another threshold, and keep in mind how far it was from the old one."""
@@ -144,6 +152,9 @@ class Supports:
             latent = shown.clone() if has_latent else shown
             mask = torch.zeros_like(shown, dtype=torch.bool)
             self.slots[name] = Slot(name, params[name], latent, shown, mask, axes.get(name))
+        self.all = tuple(self.slots.values())
+        # For each budget the tensors that were raised to their floor, where to look first.
+        self._poor: dict[int, frozenset[int]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_table": None}  # it holds addresses
@@ -237,21 +248,26 @@ class Supports:
         return table
 
     def _choose_by_table(self, part: slice, count: int) -> bool:
-        """Choose the supports that share a budget in two passes; return whether that worked."""
-        slots = list(self.slots.values())[part]
+        """Choose the supports that share a budget by kernels; return whether that worked."""
+        slots = self.all[part]
         sizes = [slot.latent.numel() for slot in slots]
-        if not 0 < count <= thresholded.FULL * sum(sizes) or slots[0].level <= 0:
+        if not 0 < count < sum(sizes):
             return False
         table = self._tabulate()
         if table is None:
             return False
         least = self._least(count, sizes) if len(sizes) > 1 else [1]
-        # A tensor without entries is told of, by the other way.
-        chosen = table.choose(part, count, [max(n, 1) for n in least], _near(slots[0]))
+        near = [_near(slot) for slot in slots]
+        chosen = table.choose(part, count, least, near, self._poor.get(part.start, frozenset()))
         if chosen is None:
             return False
-        for slot, index in zip(slots, chosen[0], strict=True):
-            slot.hold(index, chosen[1])
+        for slot, support, level in zip(slots, chosen.supports, chosen.levels, strict=True):
+            slot.hold(support, level)
+        self._poor[part.start] = chosen.poor
+        raised = {slots[i].name: least[i] for i in sorted(chosen.poor)}
+        lost = [] if 0 not in least else [s.name for s in slots if s.is_empty]
+        if raised or lost:
+            self._say_collapse(lost, raised)
         return True
 
     def _least(self, count: int, sizes: Sequence[int], unit: str = "entries") -> list[int]:
@@ -367,16 +383,18 @@ class Supports:
     def follow(self) -> bool:
         """Follow parameters that were moved, cast or written; return whether any was written."""
         written = False
-        for slot in self.slots.values():
+        for slot in self.all:
             param, shown = slot.param, slot.shown
             if slot.is_sharded:
                 if thresholded.local(param).data_ptr() != shown.data_ptr():
                     self._follow_move(slot)
             elif param.data_ptr() != shown.data_ptr() or param.dtype != shown.dtype:
                 self._follow_move(slot)
-            if slot.param._version != slot.version and slot.latent is not slot.shown:
+            if param._version != slot.version and slot.latent is not slot.shown:
                 written |= self._follow_write(slot)
-        return thresholded.any_process(written, (slot.param for slot in self.slots.values()))
+        if not self._is_sharded:
+            return written
+        return thresholded.any_process(written, (slot.param for slot in self.all))
 
     def _follow_move(self, slot: Slot) -> None:
         shown = thresholded.local(slot.param)

@@ -91,3 +91,57 @@ def lower_eigenvalue(values: Tensor) -> float:
         8 * values.shape[0] * torch.finfo(values.dtype).eps * named.to_float(values.abs().max())
     )
     return max(named.to_float(values[0]) - error, 0.0)
+
+
+def keep_weighted(
+    X: Tensor, y: Tensor, sample_weight: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the samples whose weight is not zero, and their weights over the sum of weights.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n_samples, n_features)
+        Features.
+    y : Tensor of shape (n_samples, ...)
+        Target.
+    sample_weight : Tensor of shape (n_samples,) or None
+        Weights; None means that all are the same.
+
+    Returns
+    -------
+    X, y : Tensor
+        The tensors themselves where no weight is zero.
+    share : Tensor of shape (n_samples, 1), float64, or None
+        Weights that add up to 1; None where none were given.
+
+    Raises
+    ------
+    InvalidParameterError
+        If weights do not fit the samples, are negative or not finite, or are all zero.
+    """
+    if sample_weight is None:
+        return X, y, None
+    if not isinstance(sample_weight, Tensor):
+        raise InvalidParameterError(
+            f"`sample_weight` must be a tensor, got {type(sample_weight).__name__}.",
+            "Pass `torch.as_tensor(sample_weight)`.",
+        )
+    if tuple(sample_weight.shape) != (X.shape[0],):
+        raise InvalidParameterError(
+            f"`sample_weight` must have one number for each of {X.shape[0]} samples, "
+            f"got shape {tuple(sample_weight.shape)}."
+        )
+    weight = sample_weight.to(X.device, torch.float64)
+    if not named.all_true(torch.isfinite(weight) & (weight >= 0)):
+        raise InvalidParameterError(
+            "`sample_weight` must be finite and not negative, got a sample that is not."
+        )
+    # Weights that are powers of two apart from others neither overflow nor vanish in the sum.
+    largest = weight.max()
+    if not named.all_true(largest > 0):
+        raise InvalidParameterError("`sample_weight` must have a positive sum, got zeros only.")
+    weight = weight / largest
+    inside = weight > 0
+    if not named.all_true(inside):
+        X, y, weight = X[inside], y[inside], weight[inside]
+    return X, y, (weight / weight.sum()).unsqueeze(1)

@@ -193,9 +193,7 @@ class ModuleLoss(AbstractTwiceDifferentiable):
         fixed = {n: self._cast(t.detach().clone(), dtype) for n, t in self._fixed()}
         X, y, share = self._data[piece]
         X, y = self._cast(X, dtype), self._cast(y, dtype)
-        args = X if isinstance(X, tuple) else () if isinstance(X, dict) else (X,)
-        named_args = X if isinstance(X, dict) else {}
-        output = torch.func.functional_call(self._model, {**fixed, **params}, args, named_args)
+        output = torch.func.functional_call(self._model, {**fixed, **params}, *_arguments(X))
         value = share * self._loss_fn(output, y)
         for name, tensor in params.items():
             if self._ridge[name]:
@@ -302,8 +300,9 @@ def _sum_of(parts: Iterable[Any]) -> Any:
 
 def _inputs(X: Any) -> dict[Any, Tensor]:
     """Return the tensors among the inputs of one call."""
-    given = X if isinstance(X, Mapping) else dict(enumerate(X if isinstance(X, tuple) else (X,)))
-    return {key: part for key, part in given.items() if isinstance(part, Tensor)}
+    args, named_args = _arguments(X)
+    given: list[tuple[Any, Any]] = [*enumerate(args), *named_args.items()]
+    return {key: part for key, part in given if isinstance(part, Tensor)}
 
 
 def _detached(value: Any) -> Any:
@@ -314,6 +313,41 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _detached(part) for key, part in value.items()}
     return value
+
+
+def _arguments(X: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that inputs of any kind mean."""
+    if isinstance(X, Mapping):
+        return (), dict(X)
+    return (X if isinstance(X, tuple) else (X,)), {}
+
+
+def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the keyword arguments that a sample means.
+
+    Parameters
+    ----------
+    sample : Tensor, tuple or mapping of str to object
+        One input, a tuple of inputs, or a mapping of keywords.
+
+    Returns
+    -------
+    tuple of (tuple, dict)
+        The arguments; one of the two is empty.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `sample` is something else, or empty.
+    """
+    empty = isinstance(sample, (tuple, Mapping))
+    if isinstance(sample, Tensor) or (empty and len(sample)):
+        return _arguments(sample)
+    raise InvalidParameterError(
+        f"`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got "
+        f"{'an empty one' if empty else type(sample).__name__}.",
+        "Give what the model will be called with.",
+    )
 
 
 def n_samples(X: Any) -> int:

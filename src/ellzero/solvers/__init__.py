@@ -5,6 +5,7 @@ from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
 from ellzero.solvers.starts import dense_minimizer, make_starts, random_starts
+from ellzero.solvers.subset_search import SubsetSearch
 from ellzero.solvers.swaps import LocalSearch
 from ellzero.solvers.thresholding import (
     DORE,
@@ -27,6 +28,7 @@ __all__ = [
     "LocalSearch",
     "Newton",
     "ProximalGradient",
+    "SubsetSearch",
     "SubspacePursuit",
     "dense_minimizer",
     "make_starts",

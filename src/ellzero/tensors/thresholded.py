@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ LEAST_SHARE = 2.0**-10
 _SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
-# And up to this one choosing by lists of positions is, with what is shown by them afterwards.
+# Up to this one the kernels that choose write lists of positions, above it masks.
 FULL = 0.6
 
 
@@ -109,7 +109,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether no entry is NaN or infinite, on any process that shares a tensor."""
     ok = True
     sums = []
-    places = []
+    places: list[int] = []
     sharded = []
     for tensor in tensors:
         part = tensor
@@ -118,14 +118,16 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
             sharded.append(tensor)
         elif tensor.is_sparse:
             part = tensor._values()
-        if part.is_cpu and part.dtype == torch.float32 and part.is_contiguous():
-            places.append((part.data_ptr(), part.numel()))
+        if part.dtype is torch.float32 and part.is_cpu and part.is_contiguous():
+            places += part.data_ptr(), part.numel()
         elif part.numel():
             sums.append((part, part.sum()))
     if places:
         from ellzero.kernels.thresholded import are_finite
 
-        ok = are_finite(np.array(places, np.int64))
+        ok = are_finite(np.array(places, np.int64).reshape(-1, 2))
+    if not sums and not sharded:
+        return bool(ok)
     # A sum may overflow where no entry does.
     ok = ok and all(
         named.all_true(torch.isfinite(s)) or named.all_true(torch.isfinite(t)) for t, s in sums
@@ -281,7 +283,7 @@ def fit_to(tensor: Tensor, mask: Tensor, dtype: torch.dtype) -> None:
 class _Row:
     """One tensor of a table, and what its addresses belong to."""
 
-    __slots__ = ("_array", "_level", "index", "latent", "mask", "power", "shown")
+    __slots__ = ("_array", "_level", "_masks", "index", "latent", "mask", "power", "shown")
 
     def __init__(
         self, array: Any, level: Any, latent: Tensor, shown: Tensor, power: float | None
@@ -290,6 +292,7 @@ class _Row:
         self.latent, self.shown = latent, shown
         self.index: Tensor | None = None
         self.mask: Tensor | None = None
+        self._masks: list[Tensor] = []
         array[:3] = latent.data_ptr(), shown.data_ptr(), latent.numel()
 
     def place(self, index: Tensor | None, mask: Tensor | None, level: float) -> None:
@@ -302,6 +305,35 @@ class _Row:
             assert mask is not None
             assert mask.is_contiguous()
             self._array[3:6] = 0, -1, mask.data_ptr()
+
+    def spare_mask(self) -> Tensor:
+        """Return a mask to write to, which is not the present one."""
+        for mask in self._masks:
+            if mask is not self.mask:
+                return mask
+        # From numpy, which asks the system for large pages.
+        mask = torch.from_numpy(np.empty(self.latent.shape, np.bool_))
+        self._masks.append(mask)
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """New supports of tensors that share a budget.
+
+    Parameters
+    ----------
+    supports : list of Tensor
+        Of each tensor the positions, int32 and in order, or a mask where they are many.
+    levels : list of float
+        The smallest magnitude in each support, over all tensors that share what is left by `poor`.
+    poor : frozenset of int
+        Tensors that were given what they have to keep.
+    """
+
+    supports: list[Tensor]
+    levels: list[float]
+    poor: frozenset[int]
 
 
 class Table:
@@ -319,7 +351,7 @@ class Table:
     Kernels get addresses, so the table holds on to every tensor that it has written down.
     """
 
-    __slots__ = ("_array", "_buffers", "_levels", "_scratch", "latents", "rows")
+    __slots__ = ("_array", "_buffers", "_levels", "_scratch", "_sizes", "latents", "rows")
 
     def __init__(
         self, latents: Sequence[Tensor], shown: Sequence[Tensor], power: float | None
@@ -333,7 +365,8 @@ class Table:
         ]
         # For each budget a list to write next and the one in use.
         self._buffers: dict[int, tuple[Tensor | None, Tensor | None]] = {}
-        n = max(SMALL, int(self._array[:, 2].sum()) // 32)
+        self._sizes = [t.numel() for t in latents]
+        n = max(SMALL, sum(self._sizes) // 32)
         self._scratch = np.empty(n, np.int32), np.empty(n, np.int64)
 
     @staticmethod
@@ -355,8 +388,9 @@ class Table:
         part: slice,
         count: int,
         least: Sequence[int],
-        near: tuple[float, float] | None = None,
-    ) -> tuple[list[Tensor], float] | None:
+        near: Sequence[tuple[float, float] | None] | None = None,
+        poor: frozenset[int] = frozenset(),
+    ) -> Choice | None:
         """Choose the support of some of the tensors anew and write its values.
 
         Parameters
@@ -366,90 +400,179 @@ class Table:
         count : int
             Entries to select; fewer than there are.
         least : sequence of int
-            What each tensor has to keep, one or more.
-        near : tuple of float or None, default=None
-            A guess of two magnitudes that hold the threshold between them. It changes the time,
-            never the result.
+            What each tensor has to keep; the others share what is left.
+        near : sequence of (tuple of float or None) or None, default=None
+            For each tensor a guess of two magnitudes that hold its threshold between them. It
+            changes the time, never the result.
+        poor : frozenset of int, default=frozenset()
+            A guess of the tensors, counted from the first of `part`, that the budget alone would
+            leave less than they have to keep. It changes the time, never the result.
 
         Returns
         -------
-        tuple of (list of Tensor, float) or None
-            The positions of exactly `count` entries, by `top_k` with the present support as
-            incumbents, and the threshold. None when a tensor would keep fewer than it has to, when
-            too many entries are equal, or when a number is NaN: then nothing is changed.
+        Choice or None
+            Exactly `count` entries, by `top_k` with the present support as incumbents. None when
+            what has to be kept takes the budget, when too many entries are equal, or when a number
+            is NaN: then nothing is changed.
         """
-        from ellzero.kernels.thresholded import remove, renew_all
-
         rows = self._array[part]
+        guesses = [None] * len(rows) if near is None else list(near)
+        if count > FULL * sum(self._sizes[part]):
+            return self._choose_masks(part, count, least, guesses[0])
         room = count + max(SMALL, count // 4)
         spare, live = self._buffers.pop(part.start, (None, None))
         if spare is None or not room <= spare.numel() <= 4 * room:
             spare = torch.empty(room, dtype=torch.int32)
         self._buffers[part.start] = spare, live
-        found = self._survey(part, count, spare.numpy(), near)
+        found = self._select(part, count, least, guesses, spare.numpy(), poor)
         if found is None:
             return None
-        cuts, keys, spots = found
-        wanted = int(count - (cuts[-1] - keys.size))
-        target = np.partition(keys, keys.size - wanted)[keys.size - wanted]
-        taken = keys > target
-        ties = np.flatnonzero(keys == target)
-        wanted -= int(np.count_nonzero(taken))
-        if wanted < ties.size:
-            held = self._are_held(part, spare.numpy(), cuts, spots[ties])
-            ties = np.concatenate([ties[held], ties[~held]])[:wanted]
-        taken[ties] = True
-        remove(spare.numpy(), spots[~taken], cuts)
-        if (np.diff(cuts) < least).any():
-            return None
-        level = float(np.array([target]).view(np.float32)[0])
+        starts, counts, levels, poor = found
+        supports = [spare[a : a + n] for a, n in zip(starts, counts, strict=True)]
         rows[:, 6:8] = rows[:, 3:5]
-        lists = [spare[a:b] for a, b in itertools.pairwise(cuts.tolist())]
-        for row, index in zip(self.rows[part], lists, strict=True):
+        from ellzero.kernels.thresholded import renew_all
+
+        for row, index, level in zip(self.rows[part], supports, levels, strict=True):
             row.place(index, None, level)
         renew_all(rows, self._levels[part])
         # What is read now; the other one is written next.
         self._buffers[part.start] = live, spare
-        return lists, level
+        return Choice(supports, levels, poor)
 
-    def _survey(
-        self, part: slice, count: int, out: Any, near: tuple[float, float] | None
-    ) -> tuple[Any, Any, Any] | None:
-        """List the positions that reach a bracket around the threshold: a guess, else a sample."""
-        from ellzero.kernels.thresholded import survey
+    def _select(
+        self,
+        part: slice,
+        count: int,
+        least: Sequence[int],
+        near: Sequence[tuple[float, float] | None],
+        out: Any,
+        poor: frozenset[int],
+    ) -> tuple[list[int], list[int], list[float], frozenset[int]] | None:
+        """Write the new supports to `out`; return where each begins, its size and threshold."""
+        n, sizes = len(least), self._sizes[part]
+        starts, counts, levels = [0] * n, [0] * n, [0.0] * n
+        is_guess = bool(poor)
+        while True:
+            rich = [i for i in range(n) if i not in poor]
+            left = count - sum(least[i] for i in poor)
+            if not 0 < left <= sum(sizes[i] for i in rich):
+                if not is_guess:
+                    return None
+                poor, is_guess = frozenset(), False
+                continue
+            found = self._pick(part, rich, left, near[rich[0]], out)
+            if found is None:
+                return None
+            cuts, level, next_level = found
+            for k, i in enumerate(rich):
+                starts[i], counts[i], levels[i] = cuts[k], cuts[k + 1] - cuts[k], level
+            below = frozenset(i for i in rich if counts[i] < least[i])
+            if below:
+                poor |= below
+                continue
+            filled = left
+            is_sure = True
+            for i in sorted(poor):
+                found = self._pick(part, [i], least[i], near[i], out[filled:])
+                if found is None:
+                    return None
+                starts[i], counts[i], levels[i] = filled, least[i], found[1]
+                filled += least[i]
+                # With the others it would have had no more than it has to keep.
+                is_sure &= levels[i] < next_level
+            if is_sure or not is_guess:
+                return starts, counts, levels, poor
+            poor, is_guess = frozenset(), False
+
+    def _pick(
+        self,
+        part: slice,
+        chosen: Sequence[int],
+        count: int,
+        near: tuple[float, float] | None,
+        out: Any,
+    ) -> tuple[list[int], float, float] | None:
+        """Write the positions of the largest entries of some tensors of a part, in order.
+
+        Return where those of each begin, the smallest magnitude among them, and a bound from below
+        on the largest one that is not.
+        """
+        from ellzero.kernels.thresholded import remove, settle, survey
 
         rows = self._array[part]
-        cuts = np.empty(len(rows) + 1, np.int64)
+        rows = rows if len(chosen) == len(rows) else rows[chosen]
+        cuts = np.zeros(len(rows) + 1, np.int64)
         keys, spots = self._scratch
+        for lo, hi in self._brackets(part, chosen, count, near):
+            inside = survey(rows, lo, hi, cuts, out, keys, spots)
+            if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
+                keys, spots = keys[:inside], spots[:inside]
+                above = cuts[-1] - inside
+                target, left, gone = settle(rows, count - above, lo, hi, cuts, out, keys, spots)
+                remove(out, spots[:gone], cuts)
+                return cuts.tolist(), _magnitude(target), _magnitude(left)
+        return None
+
+    def _choose_masks(
+        self, part: slice, count: int, least: Sequence[int], near: tuple[float, float] | None
+    ) -> Choice | None:
+        """Choose supports of many entries, as masks; None also where a tensor is left too few."""
+        from ellzero.kernels.thresholded import renew_masks, settle, tally
+
+        rows = self._array[part]
+        cuts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(self._sizes[part], out=cuts[1:])
+        counts = np.zeros(len(rows), np.int64)
+        keys, spots = self._scratch
+        for lo, hi in self._brackets(part, range(len(rows)), count, near):
+            inside = tally(rows, lo, hi, counts, keys, spots)
+            reached = int(counts.sum())
+            if inside >= 0 and reached - inside < count <= reached:
+                break
+        else:
+            return None
+        wanted = count - (reached - inside)
+        keys, spots = keys[:inside], spots[:inside]
+        target, _, gone = settle(rows, wanted, lo, hi, cuts, _NOWHERE, keys, spots)
+        lost = np.diff(np.searchsorted(spots[:gone], cuts))
+        if (counts - lost < least).any():
+            return None
+        level = _magnitude(target)
+        supports = []
+        for row in self.rows[part]:
+            mask = row.spare_mask()
+            row.place(None, mask, level)
+            supports.append(mask)
+        renew_masks(rows, self._levels[part], np.int32(target), spots[:gone])
+        return Choice(supports, [level] * len(rows), frozenset())
+
+    def _brackets(
+        self,
+        part: slice,
+        chosen: Sequence[int],
+        count: int,
+        near: tuple[float, float] | None,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield keys that hold a threshold between them: by a guess, then by a sample."""
         if near is not None:
             # As `order.ends`, for float32 alone: this runs in every choice of a training.
             lo, hi = np.array([max(near[0], 0.0), near[1]], np.float32).view(np.int32)
-            inside = survey(rows, lo, hi, cuts, out, keys, spots)
-            if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
-                return cuts, keys[:inside], spots[:inside]
+            yield lo, hi
         order = _order(self.latents[:1], magnitude=True)
-        arrays = [order.bits(t).numpy() for t in self.latents[part]]
+        latents = self.latents[part]
+        arrays = [order.bits(latents[i]).numpy() for i in chosen]
         starts = np.cumsum([0] + [a.size for a in arrays])
         lo, hi = _bracket(arrays, starts, count, order)
-        inside = survey(rows, lo, hi, cuts, out, keys, spots)
-        if inside >= 0 and cuts[-1] - inside < count <= cuts[-1]:
-            return cuts, keys[:inside], spots[:inside]
-        return None
+        yield np.int32(max(lo, 0)), np.int32(min(hi, _LARGEST))
 
-    def _are_held(self, part: slice, out: Any, cuts: Any, spots: Any) -> Any:
-        """Return which places of the list of positions are in the present support."""
-        held = np.zeros(spots.size, np.bool_)
-        for i, row in enumerate(self.rows[part]):
-            a, b = np.searchsorted(spots, cuts[i : i + 2])
-            places = out[spots[a:b]]
-            if row.index is not None:
-                known = row.index.numpy()
-                at = np.searchsorted(known, places)
-                inside = at < known.size
-                held[a:b][inside] = known[at[inside]] == places[inside]
-            elif row.mask is not None:
-                held[a:b] = row.mask.view(-1).numpy()[places]
-        return held
+
+_NOWHERE = np.empty(0, np.int32)
+_LARGEST = 0x7F800000
+
+
+def _magnitude(key: int) -> float:
+    """Return the magnitude of a key; that of -1, which stands for none, is -1."""
+    return -1.0 if key < 0 else float(np.array([key], np.int32).view(np.float32)[0])
 
 
 def mark(index: Tensor, like: Tensor) -> Tensor:

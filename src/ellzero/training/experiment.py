@@ -110,6 +110,16 @@ class Experiment:
         """Number of parameters, biases included."""
         return named.size(self.objective.init_params())
 
+    @property
+    def largest_budget(self) -> int:
+        """What a budget of everything is."""
+        return self.n_parameters
+
+    @property
+    def least_budget(self) -> int:
+        """The smallest budget that can be asked for."""
+        return 1
+
     def problem(self, budget: int) -> Problem:
         """Return the problem with a budget over all parameters."""
         return Problem(self.objective, L0Ball(budget))

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import Arrays, Table, split
 from ellzero.errors import InvalidParameterError
-from ellzero.nn import certify, prunable
-from ellzero.nn.budgets import to_count
+from ellzero.nn import certify, polish, prunable, units
+from ellzero.nn.budgets import STRUCTURES, to_count
 from ellzero.storage import Checkpoint
-from ellzero.tensors import named
+from ellzero.tensors import named, thresholded
 from ellzero.training.minibatch import Fitted, Loss, Samples, evaluate, fit, seeded
 from ellzero.training.modules import build_module
 from ellzero.training.outcomes import Outcome
@@ -90,6 +90,30 @@ class LargeExperiment:
         return sum(p.numel() for p in prunable(self.network).values())
 
     @property
+    def largest_budget(self) -> int:
+        """What a budget of everything is: entries, or rows or columns."""
+        return sum(
+            p.numel() if axis is None else p.shape[axis] for p, axis in self._counted(self.network)
+        )
+
+    @property
+    def least_budget(self) -> int:
+        """The smallest budget that can be asked for: one unit of each tensor, or one entry."""
+        return len(self._counted(self.network)) if self.settings.counts_units else 1
+
+    def count(self, model: nn.Module) -> int:
+        """Return how much of the budget a network of this kind takes."""
+        return sum(
+            thresholded.count_true(p != 0 if axis is None else units.nonzero(p, axis))
+            for p, axis in self._counted(model)
+        )
+
+    def _counted(self, model: nn.Module) -> list[tuple[Tensor, int | None]]:
+        """Return the tensors that the budget counts, and the axis of their units."""
+        structure = self.settings.structure or "entries"
+        return [(p.detach(), STRUCTURES[structure]) for p in prunable(model, structure).values()]
+
+    @property
     def n_all(self) -> int:
         """Number of all parameters."""
         return sum(p.numel() for p in self.network.parameters())
@@ -108,10 +132,10 @@ def loss_of(task: str) -> Loss:
 def is_large(settings: TrainSettings, data: Table | Arrays) -> bool:
     """Return whether a network is trained by minibatches alone.
 
-    That is so for the networks of a user, and for those with more than `LARGE_WORK` parameters
-    times training samples.
+    That is so for the networks of a user, where rows or columns are counted, and for networks with
+    more than `LARGE_WORK` parameters times training samples.
     """
-    if settings.model is not None:
+    if settings.model is not None or (settings.hidden and settings.counts_units):
         return True
     if not settings.hidden:
         return False
@@ -170,17 +194,29 @@ def build_large(
     )
     experiment = LargeExperiment(arrays, samples, network, settings, sample_shape)
     _try(experiment, n_outputs)
-    n = experiment.n_parameters
-    if n == 0:
+    if experiment.n_parameters == 0:
         raise InvalidParameterError(
             "The network has no weight that the budget could count, only vectors.",
             "Weights of two axes or more are counted, such as those of `torch.nn.Linear`.",
+        )
+    n = experiment.largest_budget
+    if n == 0:
+        raise InvalidParameterError(
+            f"The network has no {settings.unit} that the budget could count.",
+            "Those of linear and convolutional layers are counted; the rows of the last one are "
+            "outputs and stay.",
         )
     budgets = settings.n_nonzero
     if budgets is None and not settings.search:
         budgets = (NETWORK_DENSITY_LARGE,)
     if budgets is not None:
-        budgets = tuple(dict.fromkeys(to_count("n_nonzero", b, n) for b in budgets))
+        unit = settings.structure or "entries"
+        budgets = tuple(
+            dict.fromkeys(
+                to_count("n_nonzero", b, n, unit=unit, least=experiment.least_budget)
+                for b in budgets
+            )
+        )
     return replace(experiment, settings=replace(settings, n_nonzero=budgets))
 
 
@@ -285,6 +321,9 @@ def solve_large(
     )
     if not fitted.is_done:
         raise KeyboardInterrupt
+    if budget is not None and experiment.settings.polish:
+        say("polish")
+        polish_large(experiment, model, budget, stop)
     say("scores")
     counted = {n: p.detach() for n, p in prunable(model).items()}
     row: dict[str, Any] = {
@@ -323,6 +362,41 @@ def solve_large(
     )
 
 
+def polish_large(
+    experiment: LargeExperiment,
+    model: nn.Module,
+    budget: int,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Take a trained network to a stationary point of its loss on all training samples.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If `stop` ended it; a run that goes on begins it anew at the end of the training.
+    """
+    cut = False
+
+    def asked(iteration: int) -> bool:
+        nonlocal cut
+        cut = cut or (stop is not None and stop())
+        return cut
+
+    settings = experiment.settings
+    polish(
+        model,
+        experiment.loss_fn,
+        experiment.samples.batches("train"),
+        n_nonzero=budget,
+        allocation=settings.allocation or "global",
+        structure=settings.structure or "entries",
+        ridge=settings.ridge or 0.0,
+        stop=asked,
+    )
+    if cut:
+        raise KeyboardInterrupt
+
+
 def score(experiment: LargeExperiment, model: nn.Module) -> dict[str, float | None]:
     """Return the training loss with its ridge, and the accuracies."""
     value, train = evaluate(model, experiment.samples, "train", experiment.loss_fn)
@@ -338,6 +412,8 @@ def score(experiment: LargeExperiment, model: nn.Module) -> dict[str, float | No
 def certified_rows(experiment: LargeExperiment) -> Tensor:
     """Return the training samples on which the certificate is computed, drawn by the seed."""
     n = experiment.samples.n_train
+    if experiment.settings.polish:  # the point is one of the loss on all of them
+        return torch.arange(n)
     wanted = min(n, CERTIFIED_SAMPLES)
     if experiment.settings.model is None:
         wanted = min(wanted, max(100, CERTIFIED_WORK // experiment.n_all))
@@ -357,15 +433,17 @@ def certify_large(
             yield samples.batch(part)
 
     # The smoothness constant takes some hundred gradients: of the networks of a user, which may
-    # cost more than their size says, stability is judged at the rate they were trained with.
-    step_size = experiment.settings.lr if experiment.settings.model is not None else None
-
+    # cost more than their size says, and on all samples, stability is judged at the rate they were
+    # trained with.
+    costly = experiment.settings.model is not None or experiment.settings.polish
+    step_size = experiment.settings.lr if costly else None
     found = certify(
         model,
         experiment.loss_fn,
         batches(),
         n_nonzero=budget,
         allocation=experiment.settings.allocation or "global",
+        structure=experiment.settings.structure or "entries",
         dense=dense,
         ridge=experiment.settings.ridge or 0.0,
         step_size=step_size,

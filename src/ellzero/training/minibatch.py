@@ -158,7 +158,7 @@ def fit(
     settings : TrainSettings
         Epochs, batch size, rate, recipe, schedule and seed, all given.
     budget : int or None
-        Nonzeros of the counted tensors; None trains without a budget.
+        Nonzeros of the counted tensors, or their rows or columns; None trains without a budget.
     names : tuple of str or None, default=None
         Tensors to count; None means weights of two axes or more.
     floor : float, default=0.05
@@ -204,6 +204,9 @@ def fit(
             floor=floor,
             recipe=settings.recipe or "lazy",
             allocation=settings.allocation or "global",
+            structure=settings.structure or "entries",
+            scores=settings.scores or "magnitude",
+            average=settings.average,
         )
     loop = _Loop(model, samples, loss_fn, settings, optimizer, budget, n_batches, watch)
     with seeded(settings.seed, samples.X_train.device):
@@ -214,8 +217,11 @@ def fit(
                 loop.keep(checkpoint)
             if cut:
                 return Fitted(loop.curves, False)
-    if isinstance(optimizer, HardThresholding):
-        optimizer.finalize()
+        if isinstance(optimizer, HardThresholding):
+            optimizer.finalize()
+            if settings.average:
+                # Running statistics are those of the last network, not of the mean.
+                torch.optim.swa_utils.update_bn((x for x, _ in samples.batches("train")), model)
     model.eval()
     return Fitted(loop.curves, True)
 
@@ -349,7 +355,7 @@ class _Loop:
         pace = spent / max(1, self.step - self.began_at)
         self.watch(
             Moment(
-                what="dense" if self.budget is None else f"{self.budget:,} nonzeros",
+                what="dense" if self.budget is None else f"{self.budget:,} {self.settings.unit}",
                 epoch=epoch,
                 n_epochs=self.n_epochs,
                 step=self.step,

@@ -12,7 +12,6 @@ from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import load_table
 from ellzero.errors import IncompatibleError, ModelFileError
 from ellzero.models import SavedModel, load_model
-from ellzero.nn import prunable
 from ellzero.tensors import named
 from ellzero.training.claims import Claims, claims_path, is_exported, read_claims
 from ellzero.training.experiment import build_small, read_data, swap_option
@@ -148,8 +147,7 @@ def _recertify_large(path: str, data: str, target: str | None, data_dir: str | N
     value = score(experiment, model)["value"]
     assert value is not None
     certificate = certify_large(experiment, model, budget, None)
-    counted = {n: p.detach() for n, p in prunable(model).items()}
-    n_nonzero = named.to_int(named.count_nonzero(counted))
+    n_nonzero = experiment.count(model)
     claim, now = saved.claims.get("claim"), certificate.claim
     level = None if claim is None else Claim[str(claim).upper()]
     return Recheck(
@@ -157,7 +155,7 @@ def _recertify_large(path: str, data: str, target: str | None, data_dir: str | N
         certificate,
         (
             (
-                "nonzeros within the budget",
+                f"{settings.unit} within the budget",
                 f"at most {budget}",
                 str(n_nonzero),
                 n_nonzero <= budget,

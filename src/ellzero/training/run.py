@@ -160,7 +160,7 @@ def _budget_plan(experiment: Experiment | LargeExperiment) -> tuple[int, ...] | 
     """Return the budgets to do, or None when the smallest good one is to be searched for."""
     if experiment.settings.budgets is not None:
         return tuple(sorted(set(experiment.settings.budgets)))
-    n, settings = experiment.n_parameters, experiment.settings
+    n, settings = experiment.largest_budget, experiment.settings
     if settings.search:
         return None
     if n <= EVERY_BUDGET:
@@ -174,16 +174,16 @@ def _next_budget(
     outcomes: dict[int, Outcome], experiment: Experiment | LargeExperiment
 ) -> int | None:
     """Return the next budget of the search for the smallest good one; None when found."""
-    epsilon, n = experiment.settings.epsilon, experiment.n_parameters
+    epsilon, n = experiment.settings.epsilon, experiment.largest_budget
     network = experiment.settings.is_network
     if network and not outcomes:
-        return max(1, n // 100)
+        return max(experiment.least_budget, n // 100)
     good = [b for b, o in outcomes.items() if o.row["epsilon"] <= epsilon]
     if not good:
         largest = max(outcomes, default=0)
         growth = GROWTH if n <= PROOF_ENTRIES else GROWTH_LARGE
         return None if largest >= n else min(n, max(largest + 1, math.ceil(growth * largest)))
-    low = max((b for b in outcomes if b < min(good)), default=0)
+    low = max((b for b in outcomes if b < min(good)), default=experiment.least_budget - 1)
     width = NETWORK_BRACKET * min(good) if network else 1
     return (low + min(good)) // 2 if min(good) - low > max(width, 1) else None
 
@@ -336,7 +336,8 @@ def train(
             budget = next((b for b in plan if b not in outcomes), None)
         if budget is None:
             break
-        what = f"{budget:,} nonzeros" if budget >= 10_000 else f"{budget} nonzeros"
+        unit = settings.unit
+        what = f"{budget:,} {unit}" if budget >= 10_000 else f"{budget} {unit}"
         tell(what, len(outcomes), total)
         common: dict[str, Any] = {"checkpoint": checkpoint, "watch": look, "stop": stop}
         try:

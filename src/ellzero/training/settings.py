@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ellzero.errors import InvalidParameterError
+from ellzero.nn.budgets import STRUCTURES
 from ellzero.nn.optimizer import RECIPES
+from ellzero.nn.supports import SCORES
 from ellzero.solving import PROOF_ENTRIES
 from ellzero.validation import check_choice, check_integer, check_real
 
@@ -58,6 +60,8 @@ NETWORK_OPTIONS = (
     "ramp_end",
     "freeze",
     "allocation",
+    "structure",
+    "scores",
 )
 
 Progress = Callable[[str, int, int | None], None]
@@ -168,6 +172,17 @@ class TrainSettings:
         end.
     allocation : {"global", "uniform", "erk"} or None, default=None
         How layers share the budget, see `ellzero.nn.make_balls`; None means "global".
+    structure : {"entries", "rows", "columns"} or None, default=None
+        What the budget counts, see `ellzero.nn.make_balls`; None means "entries". With rows or
+        columns a network is trained as a large one, whatever its size.
+    scores : {"magnitude", "relative", "curvature"} or None, default=None
+        What the support is chosen by, see `ellzero.nn.HardThresholding`; None means "magnitude".
+    average : bool, default=False
+        Whether the network becomes the mean over the steps since the support was frozen.
+    polish : bool, default=False
+        Whether a large network is taken from the end of its training to a stationary point of the
+        loss on all training samples, see `ellzero.nn.polish`, and certified on all of them at the
+        step size `lr`. Small networks always are.
     dense : bool, default=True
         Whether a large network is also trained without a budget, for comparison.
     data_dir : str or None, default=None
@@ -201,6 +216,10 @@ class TrainSettings:
     ramp_end: float | None = None
     freeze: float | None = None
     allocation: str | None = None
+    structure: str | None = None
+    scores: str | None = None
+    average: bool = False
+    polish: bool = False
     dense: bool = True
     data_dir: str | None = None
 
@@ -234,6 +253,10 @@ class TrainSettings:
             check_choice("recipe", self.recipe, RECIPES)
         if self.allocation is not None:
             check_choice("allocation", self.allocation, ALLOCATIONS)
+        if self.structure is not None:
+            check_choice("structure", self.structure, STRUCTURES)
+        if self.scores is not None:
+            check_choice("scores", self.scores, SCORES)
         for name in ("ramp_end", "freeze"):
             if getattr(self, name) is not None:
                 check_real(name, getattr(self, name), 0.0, 1.0)
@@ -249,6 +272,7 @@ class TrainSettings:
                 "The function of `model` makes the whole network.",
             )
         given = [name for name in NETWORK_OPTIONS if getattr(self, name) is not None]
+        given += [name for name in ("average", "polish") if getattr(self, name)]
         if given and not self.is_network:
             raise InvalidParameterError(
                 f"`{given[0]}` is about the training of networks, got a linear model.",
@@ -262,6 +286,12 @@ class TrainSettings:
                         f"{getattr(self, name):g}.",
                         "Its phases are fixed; leave the option out.",
                     )
+        elif self.average and self.freeze in (None, 1.0):
+            raise InvalidParameterError(
+                "`average` takes the mean over the steps since the support was frozen, which "
+                "`freeze` has to say when.",
+                "Add `--freeze 0.8`, or another share of the training below 1.",
+            )
         if self.search and not self.dense:
             raise InvalidParameterError(
                 "`epsilon` cannot be searched for without the dense reference.",
@@ -272,6 +302,16 @@ class TrainSettings:
     def is_network(self) -> bool:
         """Whether a network is trained, not a linear model."""
         return bool(self.hidden) or self.model is not None
+
+    @property
+    def counts_units(self) -> bool:
+        """Whether the budget counts rows or columns, not entries."""
+        return self.structure not in (None, "entries")
+
+    @property
+    def unit(self) -> str:
+        """What the budget counts, in a word."""
+        return str(self.structure) if self.counts_units else "nonzeros"
 
     @property
     def budgets(self) -> tuple[int, ...] | None:
@@ -310,6 +350,8 @@ def with_network_defaults(
         "lr": NETWORK_LR,
         "recipe": "lazy",
         "allocation": "global",
+        "structure": "entries",
+        "scores": "magnitude",
         "ridge": ridge,
     }
     if settings.recipe != "acdc":

@@ -17,6 +17,7 @@ from ellzero.errors import InvalidParameterError
 from ellzero.nn.export import channels
 from ellzero.nn.export.channels import BY_CHANNEL, LAYERS
 from ellzero.nn.tables import aligned
+from ellzero.objectives.module import split_sample
 from ellzero.sets.base import widen
 
 _RECORD = "_ellzero_changes"
@@ -256,38 +257,6 @@ def changes_table(model: nn.Module) -> str:
 
 
 # Calls ------------------------------------------------------------------------------------------
-
-
-def split_sample(sample: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and the keyword arguments that a sample means.
-
-    Parameters
-    ----------
-    sample : Tensor, tuple or mapping of str to object
-        One input, a tuple of inputs, or a mapping of keywords.
-
-    Returns
-    -------
-    tuple of (tuple, dict)
-        The arguments; one of the two is empty.
-
-    Raises
-    ------
-    InvalidParameterError
-        If `sample` is something else, or empty.
-    """
-    if isinstance(sample, Tensor):
-        return (sample,), {}
-    if isinstance(sample, tuple) and sample:
-        return sample, {}
-    if isinstance(sample, Mapping) and sample:
-        return (), dict(sample)
-    empty = isinstance(sample, (tuple, Mapping))
-    raise InvalidParameterError(
-        f"`sample` must be a tensor, a tuple of inputs or a mapping of keywords, got "
-        f"{'an empty one' if empty else type(sample).__name__}.",
-        "Give what the model will be called with.",
-    )
 
 
 def _copy(model: nn.Module) -> nn.Module:

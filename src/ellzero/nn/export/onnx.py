@@ -22,8 +22,8 @@ from ellzero.nn.export.compacting import (
     changes,
     compact,
     difference,
-    split_sample,
 )
+from ellzero.objectives.module import split_sample
 from ellzero.storage import write_atomic
 
 # One message of protobuf cannot be larger.

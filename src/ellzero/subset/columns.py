@@ -1,0 +1,132 @@
+"""Inner products scaled to a unit diagonal, computed a block at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ellzero.subset.inner import AbstractGram, FullGram
+from ellzero.subset.results import Floats, Integers
+
+# Bytes of columns kept at once.
+CACHE_BYTES = 2**29
+# Columns computed at once: the first time, and later.
+FIRST_BLOCK, BLOCK = 48, 16
+
+
+class ScaledColumns:
+    """Columns of G + ridge, scaled to a unit diagonal, features in the order of their strength.
+
+    The order makes a search independent of the order of the columns, except for exact ties.
+
+    Parameters
+    ----------
+    gram : AbstractGram
+        Inner products.
+    ridge : ndarray of shape (n_features,)
+        Ridge, in the units of the objective.
+    usable : ndarray of shape (n_features,), bool
+        Features that may be chosen.
+    room : int
+        Columns that must fit in the cache at once.
+    """
+
+    def __init__(self, gram: AbstractGram, ridge: Floats, usable: Integers, room: int) -> None:
+        diagonal = gram.diagonal + gram.n_samples * ridge
+        usable = usable & (gram.diagonal > 0)
+        scale = np.where(usable, 1.0 / np.sqrt(np.where(usable, diagonal, 1.0)), 0.0)
+        energy = float(gram.energy.sum())
+        unit = 1.0 / np.sqrt(energy) if energy > 0 else 0.0
+        start = (gram.cross * scale[:, None]) * unit
+        strength = np.einsum("jo,jo->j", start, start)
+        self.gram = gram
+        self.order = np.argsort(-np.where(usable, strength, -1.0), kind="stable")
+        self.n_usable = int(usable.sum())
+        # Features that may not be chosen come last and are left out altogether.
+        self.order = self.order[: self.n_usable]
+        self.place = np.full(gram.n_features, -1)
+        self.place[self.order] = np.arange(self.n_usable)
+        self.scale = scale[self.order]
+        self.start = np.ascontiguousarray(start[self.order].T)
+        self.n_computed = 0
+        p = self.n_usable
+        if isinstance(gram, FullGram):
+            self.full = True
+            self.rows = gram.matrix[np.ix_(self.order, self.order)]
+            self.rows *= self.scale
+            self.rows *= self.scale[:, None]
+            np.fill_diagonal(self.rows, 1.0)
+            self.slots = np.arange(p)
+        else:
+            self.full = False
+            capacity = min(p, max(CACHE_BYTES // (8 * max(p, 1)), room + FIRST_BLOCK))
+            self.rows = np.empty((capacity, p))
+            self.slots = np.full(p, -1)
+            self._holder = np.full(capacity, -1)
+            self._used = 0
+
+    @property
+    def cached(self) -> Integers:
+        """Features whose columns are there, ascending."""
+        return np.flatnonzero(self.slots >= 0)
+
+    def square(self, features: Integers) -> Floats:
+        """Return the inner products among `features`."""
+        if self.full and features.size == self.n_usable:
+            return self.rows
+        at = self.slots[features]
+        if np.all(at >= 0):
+            return np.ascontiguousarray(self.rows[np.ix_(at, features)])
+        out = self.gram.block(self.order[features])
+        out *= self.scale[features]
+        out *= self.scale[features, None]
+        np.fill_diagonal(out, 1.0)
+        return out
+
+    def fetch(self, needed: Integers, scores: Floats, kept: Integers) -> None:
+        """Compute columns of `needed` and of the most promising others.
+
+        Parameters
+        ----------
+        needed : ndarray of int64
+            Features.
+        scores : ndarray of shape (p,)
+            How promising every feature is.
+        kept : ndarray of int64
+            Features whose columns must stay.
+        """
+        missing = needed[self.slots[needed] < 0]
+        if missing.size == 0:
+            return
+        capacity = self.rows.shape[0]
+        block = FIRST_BLOCK if self.n_computed == 0 else BLOCK
+        more = min(block, capacity) - missing.size
+        if more > 0:
+            scores = np.where(self.slots < 0, scores, -1.0)
+            scores[missing] = -1.0
+            best = np.argpartition(-scores, min(more, scores.size - 1))[:more]
+            missing = np.concatenate([missing, np.sort(best[scores[best] > 0])])
+        if self._used + missing.size > capacity:
+            self._evict(np.concatenate([kept, needed]), missing.size)
+        at = slice(self._used, self._used + missing.size)
+        block_rows = self.gram.columns(self.order[missing])
+        np.take(block_rows, self.order, axis=1, out=self.rows[at])
+        self.rows[at] *= self.scale
+        self.rows[at] *= self.scale[missing, None]
+        self.rows[np.arange(at.start, at.stop), missing] = 1.0
+        self.slots[missing] = np.arange(at.start, at.stop)
+        self._holder[at] = missing
+        self._used += missing.size
+        self.n_computed += missing.size
+
+    def _evict(self, kept: Integers, n_new: int) -> None:
+        """Keep the columns that must stay, and the newest that fit besides `n_new`."""
+        held = self._holder[: self._used]
+        must = np.isin(held, kept)
+        spare = max(self.rows.shape[0] - n_new - int(must.sum()), 0) // 2
+        others = np.flatnonzero(~must)
+        stay = np.sort(np.concatenate([np.flatnonzero(must), others[others.size - spare :]]))
+        self.rows[: stay.size] = self.rows[stay]
+        self._holder[: stay.size] = held[stay]
+        self.slots[:] = -1
+        self.slots[self._holder[: stay.size]] = np.arange(stay.size)
+        self._used = int(stay.size)
