@@ -162,7 +162,7 @@ def _summary(name: str, values: Any, estimator: Any, messages: list[str]) -> dic
 
     import numpy as np
 
-    from ellzero import __version__
+    from ellzero._version import __version__
     from ellzero.report import SCHEMA_VERSION
 
     signal, n = estimator.signal_, len(values)
