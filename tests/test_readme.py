@@ -15,7 +15,7 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("code", "shown"), list(zip(blocks("python"), blocks("text"), strict=True)), ids=[0, 1]
+    ("code", "shown"), list(zip(blocks("python"), blocks("text"), strict=True))
 )
 def test_the_python_examples_print_what_the_readme_says(code, shown, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -50,13 +50,32 @@ _HOMES = {
     "restricted_strong_convexity": "ellzero.smoothness",
     "recover": "ellzero.sensing",
     "verify": "ellzero.certificates",
+    "SparseSmooth": "ellzero.signal",
+    "denoise": "ellzero.signal",
     "PathResult": "ellzero.solving",
     "choose_solver": "ellzero.solving",
     "solve": "ellzero.solving",
     "solve_dense": "ellzero.solving",
     "solve_path": "ellzero.solving",
+    "L0Classifier": "ellzero.estimators",
+    "L0ClassifierCV": "ellzero.estimators",
+    "L0HuberRegressor": "ellzero.estimators",
+    "L0PoissonRegressor": "ellzero.estimators",
+    "L0PoissonRegressorCV": "ellzero.estimators",
+    "L0Regressor": "ellzero.estimators",
+    "L0RegressorCV": "ellzero.estimators",
+    "L0Selector": "ellzero.estimators",
 }
-_MODULES = ("certificates", "datasets", "errors", "objectives", "sets", "solvers", "tensors")
+_MODULES = (
+    "certificates",
+    "datasets",
+    "errors",
+    "estimators",
+    "objectives",
+    "sets",
+    "solvers",
+    "tensors",
+)
 
 __all__ = ["__version__"]
 __all__ += list(_HOMES)
@@ -95,6 +114,14 @@ if TYPE_CHECKING:
     from ellzero.core.solver import AbstractSolver as AbstractSolver
     from ellzero.core.solver import SolverState as SolverState
     from ellzero.core.solver import iterate as iterate
+    from ellzero.estimators import L0Classifier as L0Classifier
+    from ellzero.estimators import L0ClassifierCV as L0ClassifierCV
+    from ellzero.estimators import L0HuberRegressor as L0HuberRegressor
+    from ellzero.estimators import L0PoissonRegressor as L0PoissonRegressor
+    from ellzero.estimators import L0PoissonRegressorCV as L0PoissonRegressorCV
+    from ellzero.estimators import L0Regressor as L0Regressor
+    from ellzero.estimators import L0RegressorCV as L0RegressorCV
+    from ellzero.estimators import L0Selector as L0Selector
     from ellzero.objectives import Huber as Huber
     from ellzero.objectives import LeastSquares as LeastSquares
     from ellzero.objectives import Logistic as Logistic

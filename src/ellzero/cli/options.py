@@ -94,3 +94,46 @@ def parse_hidden(text: str) -> tuple[int, ...]:
     if min(sizes) < 1:
         raise InvalidParameterError(f"`--hidden` must be positive, got {text!r}.", hint)
     return sizes
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...] | None:
+    """Return the whole budgets of ``5``, ``1:20`` or ``1,2,8``.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the text is none of these.
+    """
+    budgets = parse_budgets(text)
+    if budgets is None:
+        return None
+    for budget in budgets:
+        if isinstance(budget, float):
+            raise InvalidParameterError(
+                f"`--n-nonzero` must be whole numbers, got {text!r}.",
+                "Write one number (5), a range with both ends (1:20), or a list (1,2,8).",
+            )
+    return tuple(int(budget) for budget in budgets)
+
+
+def parse_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of ``0.1`` or ``0,0.01,0.1``.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a part is not a number.
+    """
+    try:
+        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise InvalidParameterError(
+            f"`{option}` must be numbers, got {text!r}.", "Write 0.1, or several as 0,0.01,0.1."
+        ) from None
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Return the names of ``a,b``."""
+    if text is None:
+        return ()
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

@@ -138,6 +138,8 @@ def _print_path(
         table.add_column("", no_wrap=True)
     # On 80 columns these give way: the gap and the claim tell nearly the same.
     wide = {"Bound", "Stable to", "Hits", "CV error"} if console.width < 100 else set()
+    if any(c.label == FEATURES for c in view.columns) and console.width < 140:
+        wide |= {"Bound", "CV error"}
     kept = [j for j, c in enumerate(view.columns) if c.label not in wide]
     for j in kept:
         column = view.columns[j]
@@ -148,7 +150,7 @@ def _print_path(
         )
     # The list of features takes what the numbers leave.
     others = [j for j in kept if view.columns[j].label != FEATURES]
-    room = console.width - sum(_widest(view, j) + 2 for j in others) - 5
+    room = console.width - sum(_widest(view, j) + 3 for j in others) - 4
     for i, row in enumerate(view.rows):
         cells = [Text(row[j] if j in others else _shortened(row[j], room)) for j in kept]
         mark = [Text(">" if i in view.highlighted else "")] if view.highlighted else []

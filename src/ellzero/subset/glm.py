@@ -178,8 +178,9 @@ def _run(
                 raise Stopped
 
     search = Search(design, model, units, rules, trials=TRIALS, goes_on=goes_on)
-    kicks = KICKS if effort is None else int(effort.kicks)
-    population = POPULATION if effort is None else max(1, int(effort.population))
+    # A kick costs about as much as eight of the compiled ones that an effort counts.
+    kicks = KICKS if effort is None else int(effort.kicks) // 8
+    population = POPULATION if effort is None else max(1, int(effort.population) // 8)
     plan = Plan(kicks, max(1, PATIENCE * kicks // KICKS), population)
     path = Path(search, table.sizes, plan, report)
     try:

@@ -20,6 +20,18 @@ Callback = Callable[[int, Mapping[str, Any]], bool | None]
 # Kicks without progress after which to stop, for every hundred allowed: at least as many as it
 # took to find the last improvement.
 IDLE = 3
+# Items beyond which a search ends as soon as its local optima repeat.
+MANY = 64
+
+
+def _settled(n_kicks: int, n_optima: int, effort: Effort) -> bool:
+    """Return whether perturbations have shown all local optima that are likely to exist.
+
+    With w of them after N, about w (N - 1) / (N - w - 2) exist.
+    """
+    left = n_kicks - n_optima - 2
+    enough = n_kicks >= effort.agree and left > 0
+    return enough and n_optima * (n_kicks - 1) < (n_optima + 0.5) * left
 
 
 class AbstractNode:
@@ -218,9 +230,13 @@ class Walk(Generic[Node]):
         # A kick costs about as much as eight of the compiled ones that an effort counts.
         kicks = self.effort.kicks // 8
         patience = -(-IDLE * kicks // (25 * (len(self.sizes) + 3)))
-        last = -1
+        last, optima = -1, {self.best[size].items}
+        # Among few items kicks cost little, and more of them are worth it.
+        many = self.hood.candidates(self.best[size]).size > MANY
         for turn in range(kicks):
             if turn - last > max(patience, last):
+                break
+            if many and _settled(turn, len(optima), self.effort):
                 break
             self.counts["kicks"] += 1
             parent = population[int(generator.integers(len(population)))]
@@ -233,6 +249,7 @@ class Walk(Generic[Node]):
             seen.add(child.items)
             child = self._improve(child)
             seen.add(child.items)
+            optima.add(child.items)
             if child.value < min(node.value for node in population):
                 last = turn
             if all(child.items != node.items for node in population):

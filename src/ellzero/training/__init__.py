@@ -1,6 +1,6 @@
 """Train exactly sparse models on a table, and check saved ones again."""
 
-from ellzero.training.claims import Claims, read_claims, save_large
+from ellzero.training.claims import Claims, is_exported, read_claims, save_large
 from ellzero.training.experiment import (
     Experiment,
     build_experiment,
@@ -48,6 +48,7 @@ __all__ = [
     "entry_labels",
     "file_digest",
     "headline",
+    "is_exported",
     "read_claims",
     "recertify",
     "save_large",

@@ -1,0 +1,518 @@
+"""What is proven of a model, from the data and the coefficients alone.
+
+For least squares the minima after all exchanges of one feature have a closed form, so the check
+costs about as much as a look at the data; `ellzero.verify` proves more and costs more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import linalg, special
+
+from ellzero.core.problem import Problem
+from ellzero.core.result import Certificate, Check, Claim, Measure
+from ellzero.estimators import inputs
+from ellzero.estimators.inputs import Floats
+from ellzero.estimators.losses import Job, sample_losses
+from ellzero.subset.exact import ExactResult
+from ellzero.subset.results import Subset
+
+# Numbers of X that are turned into float64 at a time.
+CHUNK = 2**21
+# What rounding can leave of a sum of squares, relative to that of the target.
+ROUNDING = 1e-13
+# Share of its squares that a column must have left, given the support, to be exchanged for.
+COLLINEAR = 1e-9
+# Largest curvature of each loss in its scores.
+CURVATURE = {"logistic": 0.25, "softmax": 0.5, "huber": 1.0}
+# Share of the value below which a lower bound is called empty.
+VACUOUS = 0.01
+
+
+@dataclass(slots=True)
+class _Findings:
+    checks: list[Check] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    measures: dict[str, Measure] = field(default_factory=dict)
+
+    def check(self, name: str, value: float, bound: float, claim: Claim) -> None:
+        self.checks.append(Check(name, float(value), float(bound), claim))
+
+    def claim(self) -> Claim | None:
+        """Return the strongest claim below which nothing fails."""
+        best = None
+        for claim in Claim:
+            verdicts = [c.passed for c in self.checks if c.claim is claim]
+            if not all(verdicts):
+                break
+            if verdicts:
+                best = claim
+        return best
+
+
+def transpose_product(X: Any, vectors: Floats, shift: Floats) -> Floats:
+    """Return (X - 1 shift^T)^T V in float64, a block of columns at a time."""
+    n, p = X.shape
+    if hasattr(X, "tocsc"):
+        return np.asarray(X.T @ vectors) - np.outer(shift, vectors.sum(axis=0))
+    step = max(1, CHUNK // max(n, 1))
+    if inputs.is_tensor(X):
+        import torch
+
+        V = torch.as_tensor(vectors, device=X.device)
+        s = torch.as_tensor(shift, device=X.device)
+        parts = [
+            ((X[:, i : i + step].double() - s[i : i + step]).T @ V).cpu().numpy()
+            for i in range(0, p, step)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, vectors.shape[1]))
+    out = np.empty((p, vectors.shape[1]))
+    for i in range(0, p, step):
+        block = X[:, i : i + step].astype(np.float64) - shift[i : i + step]
+        out[i : i + step] = block.T @ vectors
+    return out
+
+
+def column_moments(X: Any, weight: Floats, *, center: bool) -> tuple[Floats, Floats]:
+    """Return the weighted mean (zero where not centered) and sum of squares of every column."""
+    total = weight.sum()
+    n, p = X.shape
+    if hasattr(X, "tocsc"):
+        mean = np.asarray(X.T @ weight).ravel() / total if center else np.zeros(p)
+        square = np.asarray(X.multiply(X).T @ weight).ravel()
+        return mean, np.maximum(square - total * mean**2, 0.0)
+    mean, square = np.zeros(p), np.zeros(p)
+    step = max(1, CHUNK // max(n, 1))
+    for i in range(0, p, step):
+        block = X[:, i : i + step]
+        block = block.double() if inputs.is_tensor(X) else block.astype(np.float64)
+        w: Any = weight
+        if inputs.is_tensor(X):
+            import torch
+
+            w = torch.as_tensor(weight, device=X.device)
+        shift = (w @ block) / total if center else 0.0 * block[0]
+        left = w @ (block - shift) ** 2
+        mean[i : i + step] = inputs.to_numpy(shift)
+        square[i : i + step] = inputs.to_numpy(left)
+    return mean, square
+
+
+@dataclass(frozen=True, slots=True)
+class _Squares:
+    """A least squares problem with weights and means taken out, seen from one support."""
+
+    weight: Floats
+    mean: Floats
+    columns: Floats
+    residual: Floats
+    penalty: Floats
+    energy: float
+
+
+def _feasible(job: Job, coef: Any, subset: Subset, budget: int, found: _Findings) -> None:
+    broken = int((~np.isfinite(coef)).sum())
+    found.check("entries that are not finite", broken, 0, Claim.FEASIBLE)
+    support = np.flatnonzero((coef != 0).any(axis=0)).astype(np.int64)
+    what = "groups" if job.shape.grouped else "features"
+    count = job.shape.count_units(support)
+    found.check(f"chosen {what}", count, budget, Claim.FEASIBLE)
+    found.measures |= {"n_nonzero": int(support.size), "budget": budget}
+    banned = int(np.isin(support, job.shape.forbidden).sum())
+    if job.shape.forbidden.size:
+        found.check("chosen features that are forbidden", banned, 0, Claim.FEASIBLE)
+    for name, bound, sign in (("lower", job.shape.lower, 1), ("upper", job.shape.upper, -1)):
+        if bound is not None:
+            excess = float((sign * (bound - coef)).max(initial=-np.inf))
+            found.check(f"largest excess over the {name} bound", excess, 0.0, Claim.FEASIBLE)
+
+
+def certify(
+    job: Job,
+    coef: Any,
+    subset: Subset,
+    budget: int,
+    ridge: float | Floats,
+    *,
+    tol: float,
+    exact: ExactResult | None = None,
+) -> Certificate:
+    """Return what is proven of a model.
+
+    Parameters
+    ----------
+    job : Job
+        Data and what is allowed.
+    coef : ndarray of shape (n_outputs, n_columns)
+        Coefficients as they are returned.
+    subset : Subset
+        The same in float64, with intercepts.
+    budget : int
+        Most features, or groups.
+    ridge : float or ndarray of shape (n_columns,)
+        The lambda of every coefficient.
+    tol : float
+        Decrease of the value that does not count, relative to it.
+    exact : ExactResult or None, default=None
+        What branch and bound has proven of the problem.
+
+    Returns
+    -------
+    Certificate
+        Checks, the strongest claim, the lower bound where there is one.
+    """
+    found = _Findings()
+    _feasible(job, coef, subset, budget, found)
+    if found.claim() is not None:
+        lam = np.broadcast_to(np.asarray(ridge, dtype=np.float64), (job.X.shape[1],))
+        if job.loss == "squared":
+            value = _squares_checks(job, subset, budget, lam, tol, found)
+        else:
+            value = _gradient_checks(job, subset, budget, lam, tol, found)
+        found.measures |= {"value": value, "tol": tol}
+    else:
+        value = subset.value
+    bound = gap = None
+    if exact is not None and found.claim() is not None:
+        bound, gap = exact.lower_bound, _gap_checks(value, exact, tol, found)
+    found.assumptions.append("Everything is computed in float64, up to rounding.")
+    return Certificate(
+        found.claim(),
+        tuple(sorted(found.checks, key=lambda check: check.claim)),
+        tuple(found.assumptions),
+        bound,
+        gap,
+        found.measures,
+    )
+
+
+def _gap_checks(value: float, exact: ExactResult, tol: float, found: _Findings) -> float:
+    """Compare with the lower bound of branch and bound; return the relative gap."""
+    bound = exact.lower_bound
+    distance = value - bound
+    rounding = found.measures["rounding"]
+    assert isinstance(rounding, float)
+    slack = max(tol * abs(value), rounding)
+    found.check("lower bound", bound, value + slack, Claim.GAP)
+    found.check("distance to the lower bound", distance, slack, Claim.OPTIMAL)
+    found.measures["n_nodes"] = exact.n_nodes
+    found.assumptions.append(
+        "The lower bound is that of branch and bound; it is not recomputed here."
+    )
+    if distance > slack and bound <= VACUOUS * value:
+        found.assumptions.append(
+            "The lower bound says nothing here: it is less than 1 % of the value. More ridge, or "
+            "fewer features to choose from, make it better."
+        )
+    # What the proof leaves below rounding is no gap.
+    return 0.0 if distance <= rounding else distance / max(abs(value), abs(bound))
+
+
+def _look(job: Job, subset: Subset, lam: Floats) -> tuple[_Squares, Floats]:
+    """Return the problem at a model, and the sum of squares of every column."""
+    n = job.X.shape[0]
+    weight = np.ones(n) if job.weight is None else job.weight
+    mean, squares = column_moments(job.X, weight, center=job.fit_intercept)
+    columns = inputs.to_numpy(inputs.take_columns(job.X, subset.support))
+    columns = columns.toarray() if hasattr(columns, "toarray") else columns
+    columns = columns.astype(np.float64) - mean[subset.support]
+    target = np.asarray(job.y, dtype=np.float64)
+    if job.fit_intercept:
+        target = target - np.average(target, axis=0, weights=weight)
+    energy = float((weight[:, None] * target**2).sum())
+    residual = target - columns @ subset.coef
+    penalty = weight.sum() * lam
+    return _Squares(weight, mean, columns, residual, penalty, energy), squares
+
+
+def _squares_checks(
+    job: Job, subset: Subset, budget: int, lam: Floats, tol: float, found: _Findings
+) -> float:
+    """Check support and exchanges of least squares; return the value."""
+    look, squares = _look(job, subset, lam)
+    S, beta, w = subset.support, subset.coef, look.weight
+    total = float(w.sum())
+    penalty = look.penalty
+    rss = float((w[:, None] * look.residual**2).sum())
+    value = (rss + float((penalty[S, None] * beta**2).sum())) / (2 * total)
+    rounding = ROUNDING * look.energy / (2 * total)
+    slack = max(tol * value, rounding)
+    found.measures["rounding"] = rounding
+    weighted = w[:, None] * look.columns
+    normal = look.columns.T @ weighted + np.diag(penalty[S])
+    vectors = np.column_stack([w[:, None] * look.residual, weighted])
+    products = transpose_product(job.X, vectors, look.mean)
+    m = beta.shape[1]
+    slope, cross = products[:, :m], products[:, m:]
+    on = slope[S] - penalty[S, None] * beta
+    free = _free(job, subset, on)
+    inverse = _inverse(normal)
+    decrease = 0.0
+    for o in range(m):
+        f = free[:, o]
+        if f.any():
+            part = on[f, o]
+            inner = inverse if f.all() else _inverse(normal[np.ix_(f, f)])
+            decrease += float(part @ inner @ part) / (2 * total)
+    found.check("value above the minimum on the same support", decrease, slack, Claim.STATIONARY)
+    if job.shape.grouped or job.shape.bounded:
+        why = "groups" if job.shape.grouped else "bounds on coefficients"
+        found.assumptions.append(
+            f"Exchanges are not checked: they have no closed form with {why}."
+        )
+        _stability(job, subset, budget, slope / total, squares / total, lam, found)
+        return value
+    diagonal = squares + penalty
+    alive = squares > 1e-14 * (squares + total * look.mean**2)
+    out = np.ones(job.X.shape[1], dtype=bool)
+    out[S] = False
+    out[job.shape.forbidden] = False
+    out &= alive
+    reach = cross @ inverse
+    left = diagonal - np.einsum("jk,jk->j", reach, cross)
+    if S.size < budget:
+        usable = out & (left > COLLINEAR * diagonal)
+        gains = np.where(usable, (slope**2).sum(1) / np.where(usable, left, 1.0), 0.0)
+        best, n_checked = float(gains.max(initial=0.0)), int(out.sum())
+        name = "decrease by the best further feature"
+    else:
+        best, n_checked = _best_exchange(
+            job, subset, slope, reach, left, np.diag(inverse), out, diagonal
+        )
+        name = "decrease by the best exchange of one feature"
+    found.measures["swaps_checked"] = n_checked
+    found.check(name, best / (2 * total), slack, Claim.COORDINATEWISE)
+    return value
+
+
+def _best_exchange(
+    job: Job,
+    subset: Subset,
+    slope: Floats,
+    reach: Floats,
+    left: Floats,
+    leverage: Floats,
+    out: Any,
+    diagonal: Floats,
+) -> tuple[float, int]:
+    """Return the largest decrease of the sum of squares by one exchange, and their number."""
+    best, count = 0.0, 0
+    for i, feature in enumerate(subset.support):
+        if feature in job.shape.always:
+            continue
+        count += int(out.sum())
+        # With feature i gone, column j has `room` left and correlates with the residual by `top`.
+        room = left + reach[:, i] ** 2 / leverage[i]
+        usable = out & (room > COLLINEAR * diagonal)
+        top = slope + np.outer(reach[:, i], subset.coef[i] / leverage[i])
+        gain = np.where(usable, (top**2).sum(1) / np.where(usable, room, 1.0), 0.0)
+        cost = float((subset.coef[i] ** 2).sum() / leverage[i])
+        best = max(best, float(gain.max(initial=0.0)) - cost)
+    return best, count
+
+
+def _free(job: Job, subset: Subset, slope: Floats) -> Any:
+    """Return which chosen coefficients no bound holds back."""
+    free = np.ones(slope.shape, dtype=bool)
+    S = subset.support
+    if job.shape.lower is not None:
+        free &= ~((subset.coef <= job.shape.lower[S, None]) & (slope < 0))
+    if job.shape.upper is not None:
+        free &= ~((subset.coef >= job.shape.upper[S, None]) & (slope > 0))
+    return free
+
+
+def _inverse(matrix: Floats) -> Floats:
+    """Return the inverse of a positive matrix, whatever the scales of its rows."""
+    if matrix.shape[0] == 0:
+        return matrix
+    scale = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
+    unit = matrix / np.outer(scale, scale)
+    try:
+        inner = linalg.cho_solve(linalg.cho_factor(unit), np.eye(len(scale)))
+    except linalg.LinAlgError:
+        inner = linalg.pinvh(unit)
+    return np.asarray(inner / np.outer(scale, scale))
+
+
+def _gradient_checks(
+    job: Job, subset: Subset, budget: int, lam: Floats, tol: float, found: _Findings
+) -> float:
+    """Check that a model of another loss is the minimizer on its support; return the value."""
+    scores = job.scores(subset)
+    weight = np.ones(job.X.shape[0]) if job.weight is None else job.weight
+    weight = weight / weight.sum()
+    S = subset.support
+    losses = sample_losses(job, scores)
+    value = float(weight @ losses) + 0.5 * float((lam[S, None] * subset.coef**2).sum())
+    slope, curvature = _derivatives(job, scores)
+    columns = inputs.to_numpy(inputs.take_columns(job.X, S))
+    columns = columns.toarray() if hasattr(columns, "toarray") else np.asarray(columns)
+    columns = columns.astype(np.float64)
+    on = columns.T @ (weight[:, None] * slope) + lam[S, None] * subset.coef
+    rows = np.vstack([columns.T, np.ones(columns.shape[0])]) if job.fit_intercept else columns.T
+    extra = lam[S]
+    free = _free(job, subset, -on)
+    if job.fit_intercept:
+        on = np.vstack([on, weight @ slope])
+        extra = np.append(extra, 0.0)
+        free = np.vstack([free, np.ones((1, free.shape[1]), dtype=bool)])
+    decrease = 0.0
+    for o in range(on.shape[1]):
+        f = free[:, o]
+        normal = (rows * (weight * curvature[:, o])) @ rows.T + np.diag(extra)
+        part = on[f, o]
+        decrease += 0.5 * float(part @ _inverse(normal[np.ix_(f, f)]) @ part)
+    rounding = ROUNDING * max(abs(value), float(weight @ np.abs(losses)))
+    found.measures["rounding"] = rounding
+    found.check(
+        "decrease that a Newton step on the same support predicts",
+        decrease,
+        max(tol * abs(value), rounding),
+        Claim.STATIONARY,
+    )
+    found.assumptions.append(
+        "Exchanges are not checked: for this loss they have no closed form; `certify='full'` "
+        "minimizes on each."
+    )
+    slopes = -transpose_product(job.X, weight[:, None] * slope, np.zeros(job.X.shape[1]))
+    steepest = CURVATURE.get(job.loss, np.inf)
+    squares = steepest * column_moments(job.X, weight, center=False)[1]
+    _stability(job, subset, budget, slopes, squares, lam, found)
+    return value
+
+
+def _stability(
+    job: Job,
+    subset: Subset,
+    budget: int,
+    slope: Floats,
+    squares: Floats,
+    lam: Floats,
+    found: _Findings,
+) -> None:
+    """Check that a gradient step and hard thresholding give the model back.
+
+    `slope` is minus the gradient of the loss, (n_columns, n_outputs), and `squares` bounds the
+    curvature along every column; the sum of the largest of them bounds it along every direction
+    between two models of the budget.
+    """
+    if job.shape.bounded or not np.isfinite(squares).all():
+        why = "with bounds" if job.shape.bounded else "for a loss whose curvature has no bound"
+        found.assumptions.append(
+            f"Stability under hard thresholding is not checked {why}: the model is the minimum on "
+            "its support, and nothing is claimed beyond it."
+        )
+        # Then the minimum on the support is all there is, and no claim by itself.
+        found.checks = [
+            replace(c, claim=Claim.FEASIBLE) if c.claim is Claim.STATIONARY else c
+            for c in found.checks
+        ]
+        return
+    units, n_units = job.shape.units, job.shape.n_units
+    S = subset.support
+    on = np.zeros(n_units, dtype=bool)
+    on[units[S]] = True
+    size = np.bincount(units[S], (subset.coef**2).sum(axis=1), n_units)
+    steep = np.bincount(units, (slope**2).sum(axis=1), n_units)
+    banned = np.zeros(n_units, dtype=bool)
+    banned[units[job.shape.forbidden]] = True
+    curved = np.bincount(units, squares, n_units)
+    smoothness = float(np.sort(curved)[::-1][: 2 * budget].sum() + lam.max(initial=0.0))
+    outside = steep[~on & ~banned]
+    smallest = size[on].min() if on.sum() == budget and budget else 0.0
+    found.measures["smoothness"] = smoothness
+    found.check(
+        "largest slope off the support",
+        float(np.sqrt(outside.max(initial=0.0))),
+        # Within rounding of the slope at zero, where the budget is not used up.
+        max(smoothness * float(np.sqrt(smallest)), 1e-9 * float(np.sqrt(steep.max(initial=0.0)))),
+        Claim.STATIONARY,
+    )
+
+
+def _derivatives(job: Job, scores: Floats) -> tuple[Floats, Floats]:
+    """Return slope and curvature of the loss of every sample in its scores."""
+    y = job.y
+    if job.loss == "logistic":
+        p = special.expit(scores)
+        return p - y[:, None], p * (1 - p)
+    if job.loss == "softmax":
+        p = special.softmax(scores, axis=1)
+        hot = np.zeros_like(p)
+        hot[np.arange(len(y)), y] = 1.0
+        return p - hot, p * (1 - p)
+    if job.loss == "poisson":
+        mean = np.exp(scores)
+        return mean - y[:, None], mean
+    delta = float(job.options["delta"])
+    residual = scores - y[:, None]
+    # Samples outside bend nothing; a little curvature keeps the step finite.
+    inside = np.where(np.abs(residual) <= delta, 1.0, 1e-6)
+    return np.clip(residual, -delta, delta), inside
+
+
+def verify_fully(
+    job: Job, coef: Any, subset: Subset, budget: int, ridge: float | Floats, *, tol: float
+) -> Certificate | str:
+    """Return the certificate of `ellzero.verify`, or why it cannot be had."""
+    import torch
+
+    from ellzero.certificates import verify
+    from ellzero.objectives import Huber, LeastSquares, Logistic, Poisson, Softmax
+    from ellzero.sets import GroupL0Ball, L0Ball
+
+    if hasattr(job.X, "tocsc"):
+        return "X is sparse"
+    if job.shape.always.size or job.shape.forbidden.size:
+        return "features are always kept or forbidden"
+    if job.shape.bounded:
+        return "coefficients have bounds"
+    lam = np.broadcast_to(np.asarray(ridge, dtype=np.float64), (job.X.shape[1],))
+    used = lam[lam > 0]
+    # One lambda for all columns: with `standardize`, that of columns of unit size.
+    level = float(used.max(initial=0.0))
+    scale = np.sqrt(lam / level) if level > 0 else np.ones_like(lam)
+    scale[scale == 0] = 1.0
+    X = np.asarray(inputs.to_numpy(job.X), dtype=np.float64)
+    theta = torch.as_tensor(np.asarray(subset.dense(X.shape[1])) * scale)
+    params: dict[str, Any]
+    objective: Any
+    if job.loss == "squared":
+        weight = np.ones(X.shape[0]) if job.weight is None else job.weight
+        y = np.asarray(job.y, dtype=np.float64)
+        if job.fit_intercept:
+            X = X - np.average(X, axis=0, weights=weight)
+            y = y - np.average(y, axis=0, weights=weight)
+        flat = y.shape[1] == 1
+        target = torch.as_tensor(y[:, 0] if flat else y)
+        objective = LeastSquares(
+            torch.as_tensor(X / scale), target, level, sample_weight=torch.as_tensor(weight)
+        )
+        params = {"coef": theta[0] if flat else theta}
+    else:
+        kinds: dict[str, Any] = {"logistic": Logistic, "softmax": Softmax, "poisson": Poisson}
+        kind = kinds.get(job.loss, Huber)
+        flat = job.loss != "softmax"
+        objective = kind(
+            torch.as_tensor(X / scale),
+            torch.as_tensor(job.y),
+            ridge={"coef": level, "intercept": 0.0} if job.fit_intercept else level,
+            fit_intercept=job.fit_intercept,
+            sample_weight=None if job.weight is None else torch.as_tensor(job.weight),
+            **job.options,
+        )
+        params = {"coef": theta[0] if flat else theta}
+        if job.fit_intercept:
+            shift = torch.as_tensor(subset.intercept)
+            params["intercept"] = shift[0] if flat else shift
+    constraint: Any
+    if job.shape.grouped or not flat:
+        labels = torch.as_tensor(job.shape.units).repeat(1 if flat else theta.shape[0])
+        constraint = GroupL0Ball(budget, labels, names=("coef",))
+    else:
+        constraint = L0Ball(budget, names=("coef",))
+    return verify(Problem(objective, constraint), params, tol=tol)

@@ -1,0 +1,141 @@
+"""Recompute every claim of a model that `ellzero fit` saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ellzero.core.result import Certificate, Claim
+from ellzero.errors import ModelFileError
+from ellzero.fitting.run import make_estimator, read_fit_data
+from ellzero.fitting.settings import FitSettings
+from ellzero.models import SavedModel
+
+
+@dataclass(frozen=True, slots=True)
+class FitRecheck:
+    """Outcome of `recertify_fit`.
+
+    Parameters
+    ----------
+    certificate : Certificate
+        What is proven now.
+    rows : tuple of (str, str, str, bool)
+        Claim by claim: name, what the file says, what was found, whether it holds.
+    """
+
+    certificate: Certificate
+    rows: tuple[tuple[str, str, str, bool], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim of the file holds."""
+        return all(row[3] for row in self.rows)
+
+
+def is_fit(model: SavedModel) -> bool:
+    """Return whether a model comes from `ellzero fit`."""
+    return isinstance(model.settings.get("fit"), Mapping)
+
+
+def recertify_fit(
+    model: SavedModel, path: str, data: str, *, target: str | None = None
+) -> FitRecheck:
+    """Recompute every claim of a best-subset model from the file and the data alone.
+
+    Parameters
+    ----------
+    model : SavedModel
+        The model.
+    path : str
+        Its file, for messages.
+    data : str
+        The data it was fitted on: a bundled name or a file.
+    target : str or None, default=None
+        Column to predict; None means the one that the model names.
+
+    Returns
+    -------
+    FitRecheck
+        Claim by claim, what the file says and what was found.
+
+    Raises
+    ------
+    ModelFileError
+        If the model was fitted on other data, or its settings cannot be read.
+    DataError
+        If the data cannot be read.
+    """
+    try:
+        settings = FitSettings.from_dict(dict(model.settings["fit"]))
+        said, stored = float(model.claims["value"]), dict(model.claims)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ModelFileError(
+            f"'{path}' is damaged: its settings cannot be read.",
+            "Copy the file again, or fit the model again.",
+        ) from error
+    settings = replace(settings, data=data, target=target or settings.target)
+    found = read_fit_data(settings)
+    if found.table.fingerprint != model.data.get("fingerprint"):
+        raise ModelFileError(
+            f"The model was fitted on other data than '{data}': the fingerprints differ.",
+            f"It was fitted on {model.data.get('name')!r} "
+            f"({model.data.get('n_samples')} samples); give that data.",
+        )
+    rows, table = found.train_rows, found.table
+    estimator = make_estimator(
+        settings, found, n_nonzero_coefs=int((settings.n_nonzero or (0,))[0]),
+        ridge=settings.ridge[0], solver="exact" if settings.exact else "auto",
+    )  # fmt: skip
+    certificate, value = estimator.certify_model(
+        table.X[rows].numpy(),
+        table.y[rows].numpy(),
+        model.params["coef"].numpy(),
+        model.params["intercept"].numpy(),
+        sample_weight=None if found.weights is None else found.weights[rows].numpy(),
+    )
+    return FitRecheck(certificate, _compare(stored, certificate, said, value))
+
+
+def _compare(
+    stored: Mapping[str, Any],
+    certificate: Certificate,
+    said: float,
+    value: float,
+) -> tuple[tuple[str, str, str, bool], ...]:
+    claim, now = stored.get("claim"), certificate.claim
+    level = None if claim is None else Claim[str(claim).upper()]
+    rows = [
+        ("value", f"{said:.10g}", f"{value:.10g}", math.isclose(value, said, rel_tol=1e-8)),
+        (
+            "claim",
+            str(claim),
+            "none" if now is None else now.name.lower(),
+            level is None or certificate.supports(level),
+        ),
+    ]
+    old = stored.get("lower_bound")
+    if old is not None:
+        new = certificate.lower_bound
+        held = new is not None and new >= float(old) - 1e-9 * abs(float(old)) - 1e-12
+        rows.append(
+            ("proven lower bound", f"{old:.10g}", "none" if new is None else f"{new:.10g}", held)
+        )
+    again = {check.name: check for check in certificate.checks}
+    for check in stored.get("checks", ()):
+        if check["passed"]:
+            new_check = again.get(check["name"])
+            shown = "not recomputed"
+            if new_check is not None:
+                shown = f"{new_check.value:.3g} <= {new_check.bound:.3g}"
+            rows.append(
+                (
+                    check["name"],
+                    f"{check['value']:.3g} <= {check['bound']:.3g}",
+                    shown,
+                    new_check is not None and new_check.passed,
+                )
+            )
+    return tuple(rows)
