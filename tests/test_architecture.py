@@ -31,6 +31,7 @@ LEVELS = {
     "models": 6,
     "sensing": 6,
     "report": 6,
+    "signal": 6,
     "training": 6,
     "nn": 6,
     "papers": 7,
@@ -51,9 +52,9 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators", "fitting"},
+    "sklearn": {"datasets", "estimators", "fitting", "signal"},
     "matplotlib": {"estimators"},
-    "pandas": {"estimators"},
+    "pandas": {"estimators", "signal"},
     "polars": {"estimators"},
     "typer": {"cli"},
     "rich": {"cli", "report"},

@@ -50,6 +50,8 @@ _HOMES = {
     "restricted_strong_convexity": "ellzero.smoothness",
     "recover": "ellzero.sensing",
     "verify": "ellzero.certificates",
+    "SparseSmooth": "ellzero.signal",
+    "denoise": "ellzero.signal",
     "PathResult": "ellzero.solving",
     "choose_solver": "ellzero.solving",
     "solve": "ellzero.solving",

@@ -164,7 +164,51 @@ def test_a_seed_leaves_out_about_half():
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_kicks_find_the_best_subset(compiled):
+def test_neighbors_are_the_most_correlated(compiled):
+    X, _ = instance(n=9, p=12, seed=3)
+    near = np.zeros((12, 3), np.int64)
+    kernel = kernels.neighbors if compiled else kernels.neighbors.py_func
+    kernel(X.T @ X, near)
+    others = np.abs(X.T @ X) - 2 * np.eye(12)
+    assert near.tolist() == np.argsort(-others, axis=1)[:, :3].tolist()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("q", [1, 3])
+def test_dearest_pair_is_that_of_refits(compiled, q):
+    X, Y = instance(q=q, seed=4)
+    X[:, 9] = X[:, 10]
+    A, slots, _, state = state_of(X, Y, [3, 5])
+    near = np.array([[j for j in range(12) if j != i] for i in range(12)])
+    kernel = kernels.dearest_pair if compiled else kernels.dearest_pair.py_func
+    i, j, gain = kernel(A, slots, near, state, FLOOR)
+    pairs = itertools.combinations(np.setdiff1d(np.arange(12), [3, 5]), 2)
+    best = min(pairs, key=lambda pair: rest(X, Y, [3, 5, *pair]))
+    assert {i, j} == set(best)
+    np.testing.assert_allclose(gain, rest(X, Y, [3, 5]) - rest(X, Y, [3, 5, i, j]), rtol=1e-9)
+    assert kernel(A, slots, np.zeros((12, 0), np.int64), state, FLOOR)[0] == -1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_pairs_that_hide_each_other_are_exchanged(compiled):
+    X, _ = instance(n=60, p=12, seed=8)
+    X[:, 7] = X[:, 2] + 0.2 * X[:, 7]
+    X /= np.linalg.norm(X, axis=0)
+    Y = X[:, [7]] - X[:, [2]] + 0.02 * X[:, [4]] + 0.02 * X[:, [5]]
+    Y /= np.linalg.norm(Y)
+    A, slots, start, state = state_of(X, Y, [4, 5])
+    near = np.zeros((12, 1), np.int64)
+    kernels.neighbors(A, near)
+    support = np.array([0, 1])
+    kernel = kernels.exchange_pairs if compiled else kernels.exchange_pairs.py_func
+    value = kernel(A, slots, start, near, support, state, FLOOR)
+    assert sorted(support.tolist()) == [2, 7]
+    np.testing.assert_allclose(value, 1 - rest(X, Y, [2, 7]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_near", [0, 2])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_kicks_find_the_best_subset(compiled, n_near):
     X, Y = instance(n=25, p=10, seed=7)
     A, slots, start, state = state_of(X, Y, [], room=8)
     pool = np.zeros((4, 3), np.int64)
@@ -175,9 +219,11 @@ def test_kicks_find_the_best_subset(compiled):
     seen[0] = values[0]
     tally = np.array([1, 1, 0, 0])
     seeds = np.array([2**60 + 1], np.uint64)
+    near = np.zeros((10, n_near), np.int64)
+    kernels.neighbors(A, near)
     kick = kernels.kick if compiled else kernels.kick.py_func
     with np.errstate(over="ignore"):
-        kick(A, slots, start, state, FLOOR, pool, values, seen, seeds, tally, 30)
+        kick(A, slots, start, near, state, FLOOR, pool, values, seen, seeds, tally, 30)
     best = min(itertools.combinations(range(10), 3), key=lambda S: rest(X, Y, S))
     assert sorted(pool[np.argmax(values[: tally[0]])]) == list(best)
     for members, value in zip(pool[: tally[0]], values[: tally[0]], strict=True):

@@ -338,3 +338,11 @@ def test_the_numbers_of_a_network_are_behind_its_figures():
     assert "- Compressed: 15 kB" in text
     assert "- Every entry stored: 1.07 MB" in text
     assert "| 8 | 3752 | 0.09750 | 97.8% | 48.80 |" in text
+
+
+def test_scores_of_numbers_are_called_what_they_are():
+    rows = [{"n_nonzero": k, "accuracy_train": 0.4 + k / 10} for k in (1, 2)]
+    page = to_html({"path": rows, "data": {"task": "regression"}})
+    assert "R2 by number of nonzero parameters" in page
+    assert "Accuracy" not in page
+    assert "Accuracy by number of nonzero parameters" in to_html({"path": rows})

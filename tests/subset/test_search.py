@@ -208,6 +208,42 @@ def test_no_exchange_improves_a_subset():
             assert value_of(X, y[:, None], [*S[:i], *S[i + 1 :], j]) >= path[5].value * (1 - 1e-9)
 
 
+def hidden_pairs(seed, n, p, n_pairs):
+    """Return features of which neighbors correlate by .9, and pairs that nearly cancel."""
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((n, p))
+    for j in range(1, p):
+        X[:, j] = 0.9 * X[:, j - 1] + np.sqrt(0.19) * X[:, j]
+    at = 2 * generator.choice(p // 2, n_pairs, replace=False)
+    signal = X[:, at].sum(axis=1) - X[:, at + 1].sum(axis=1)
+    y = signal + 0.4 * signal.std() * generator.standard_normal(n)
+    return X, y, np.sort(np.concatenate([at, at + 1]))
+
+
+# Exchanges of single features miss these.
+@pytest.mark.parametrize(
+    ("seed", "n", "n_pairs"), [(6, 100, 2), (7, 100, 2), (11, 100, 2), (32, 150, 3), (38, 150, 3)]
+)
+def test_pairs_that_hide_each_other_are_found(seed, n, n_pairs):
+    X, y, truth = hidden_pairs(seed, n, 600, n_pairs)
+    found = search(gram_of(X, y), [truth.size])[truth.size]
+    assert found.value <= value_of(X, y[:, None], truth) * (1 + 1e-9)
+
+
+def test_a_lone_pair_among_independent_features_is_found():
+    n_found = 0
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        X = generator.standard_normal((150, 600))
+        X[:, 101] = -X[:, 100] + 0.2 * X[:, 101]
+        truth = [1, 5, 9, 100, 101]
+        coef = np.array([0.7, 0.7, 0.7, 4.0, 4.0])
+        y = X[:, truth] @ coef + 0.5 * generator.standard_normal(150)
+        found = search(gram_of(X, y), [5])[5]
+        n_found += found.value <= value_of(X, y[:, None], truth) * (1 + 1e-9)
+    assert n_found >= 9
+
+
 def test_nothing_to_explain():
     X, _ = table(0)
     path = search(gram_of(X, np.ones(25)), [0, 3])

@@ -11,6 +11,7 @@ import typer  # noqa: TID253
 from ellzero._version import __version__
 from ellzero.cli.certify import certify
 from ellzero.cli.console import EXIT_BUG, EXIT_INPUT, EXIT_STOPPED, say
+from ellzero.cli.denoise import denoise
 from ellzero.cli.fit import fit
 from ellzero.cli.options import parse_budgets, parse_hidden
 from ellzero.cli.predict import predict
@@ -49,7 +50,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (fit, train, predict, certify, reproduce):
+for command in (fit, train, predict, denoise, certify, reproduce):
     app.command()(command)
 
 

@@ -28,6 +28,8 @@ from ellzero.subset.results import Subset
 from ellzero.validation import check_choice, check_real
 
 RULES = ("best", "one_se")
+# Errors on left-out samples hardly tell a good local optimum from the best: folds search less.
+FOLD_EFFORT = {"fast": "fast", "normal": "fast", "thorough": "normal"}
 # Mean scores this near to the best, relative to their range, are equal to it.
 SAME_SCORE = 1e-9
 
@@ -181,7 +183,8 @@ class AbstractL0CV(AbstractL0Estimator):
             # The searches on folds and the last one share the time.
             share = self.time_limit / (len(splits) * len(ridges) + 1)
             job = replace(job, time_limit=share)
-        scores = np.stack(self._fold_scores(data, job, splits, ridges, budgets), axis=-1)
+        quick = replace(job, effort=FOLD_EFFORT[job.effort])
+        scores = np.stack(self._fold_scores(data, quick, splits, ridges, budgets), axis=-1)
         size, row = self._select(scores)
         self.cv_results_ = results_table(budgets, ridges, scores)
         self.ridge_ = ridges[row]

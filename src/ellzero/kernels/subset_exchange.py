@@ -312,6 +312,117 @@ def explained(start: Any, state: Any) -> float:
 
 
 @compiled
+def neighbors(columns: Any, near: Any) -> None:
+    """Set ``near[j]`` to the features that correlate most with feature j, from all columns."""
+    p = columns.shape[0]
+    most = near.shape[1]
+    best = np.empty(most)
+    if most == 0:
+        return
+    for j in range(p):
+        best[:] = -1.0
+        row = columns[j]
+        for i in range(p):
+            x = abs(row[i])
+            if x > best[most - 1] and i != j:
+                a = most - 1
+                while a > 0 and x > best[a - 1]:
+                    best[a] = best[a - 1]
+                    near[j, a] = near[j, a - 1]
+                    a -= 1
+                best[a] = x
+                near[j, a] = i
+
+
+@compiled
+def dearest_pair(
+    columns: Any, slots: Any, near: Any, state: Any, floor: float
+) -> tuple[int, int, float]:
+    """Return the pair of neighbors whose insertion gains most, and the gain; -1 if none may."""
+    members, sizes, H, _, _, c, d = state
+    q, p = c.shape
+    first, second, most = -1, -1, TINY
+    for i in range(p):
+        if not floor < d[i] < CLOSED * 0.5:
+            continue
+        for b in range(near.shape[1]):
+            j = near[i, b]
+            if not floor < d[j] < CLOSED * 0.5:
+                continue
+            inner = columns[slots[i], j]
+            for a in range(sizes[SIZE]):
+                inner -= H[a, i] * columns[slots[members[a]], j]
+            left = d[i] * d[j] - inner * inner
+            if left <= floor * max(d[i], d[j]):
+                continue
+            gain = 0.0
+            for o in range(q):
+                x, y = c[o, i], c[o, j]
+                gain += x * x * d[j] - 2.0 * x * y * inner + y * y * d[i]
+            if gain > most * left:
+                first, second, most = i, j, gain / left
+    return first, second, most
+
+
+@compiled
+def exchange_pairs(
+    columns: Any, slots: Any, start: Any, near: Any, support: Any, state: Any, floor: float
+) -> float:
+    """Exchange pairs of neighbors and descend until that gains no more.
+
+    Two features that hide each other from every single exchange enter together.
+
+    Parameters
+    ----------
+    columns, slots, start, state, floor : object
+        As in `kick`.
+    near : ndarray of shape (p, m), int64
+        Neighbors of every feature.
+    support : ndarray of shape (k,), int64
+        Replaced by the best support found.
+
+    Returns
+    -------
+    float
+        What it explains.
+    """
+    members, sizes, H, _, _, _, _ = state
+    k = support.size
+    rebuild(columns, slots, start, support, state, floor)
+    best = explained(start, state)
+    if near.shape[1] == 0 or sizes[SIZE] < k or k - sizes[FIXED] < 2:
+        return best
+    better = True
+    while better:
+        better = False
+        for ahead in range(2):
+            # Leave first and enter then, and the other way around.
+            rebuild(columns, slots, start, support, state, floor)
+            if ahead and k + 2 > H.shape[0]:
+                break
+            if not ahead:
+                for _ in range(2):
+                    place, _ = cheapest(state)
+                    remove(place, state)
+            i, j, _ = dearest_pair(columns, slots, near, state, floor)
+            if i < 0:
+                continue
+            insert(columns, slots[i], i, state)
+            insert(columns, slots[j], j, state)
+            while sizes[SIZE] > k:
+                place, _ = cheapest(state)
+                remove(place, state)
+            if sizes[SIZE] < k or descend(columns, slots, state, floor, 20 * k + 100) >= 0:
+                continue
+            value = explained(start, state)
+            if value > best * (1 + 1e-10):
+                best = value
+                better = True
+                support[:] = members[:k]
+    return best
+
+
+@compiled
 def _draw(seeds: Any, below: int) -> Any:
     """Return a number from 0 to `below` - 1 and move the generator on."""
     x = seeds[0]
@@ -327,6 +438,7 @@ def kick(
     columns: Any,
     slots: Any,
     start: Any,
+    near: Any,
     state: Any,
     floor: float,
     pool: Any,
@@ -344,6 +456,8 @@ def kick(
         Columns of A; all that may be needed are there.
     start : ndarray of shape (q, p)
         Inner products with the targets.
+    near : ndarray of shape (p, m), int64
+        Neighbors of every feature, which may enter as pairs.
     state : tuple of ndarray
         Working space; its content is overwritten.
     floor : float
@@ -406,6 +520,11 @@ def kick(
             rebuild(columns, slots, start, both[: k - size], state, floor)
         for a in range(n_gone):
             d[gone[a]] += CLOSED * 0.75
+        if near.shape[1] and k - sizes[SIZE] >= 2 and _draw(seeds, 2):
+            i, j, _ = dearest_pair(columns, slots, near, state, floor)
+            if i >= 0:
+                insert(columns, slots[i], i, state)
+                insert(columns, slots[j], j, state)
         mask = _draw(seeds, 2**40) + 1 if _draw(seeds, 2) else 0
         while sizes[SIZE] < k:
             j, _ = dearest(state, floor, mask)

@@ -37,6 +37,7 @@ class DataSummary(TypedDict, total=False):
     n_classes: int
     features: list[str]
     target: str
+    task: str
     classes: list[str]
     n_train: int
     n_test: int

@@ -49,6 +49,12 @@ def selected_row(summary: Summary) -> Mapping[str, Any]:
     return dict(rows[0]) if len(rows) == 1 else {}
 
 
+def score_name(summary: Summary) -> str:
+    """Return what the scores of a summary are: a share of hits, or of the explained variance."""
+    data = summary.get("data") or {}
+    return "R2" if data.get("task") == "regression" else "Accuracy"
+
+
 def headline(summary: Summary) -> str:
     """Return one line: what was found and how sure we are."""
     if summary.get("headline"):
@@ -244,14 +250,15 @@ def _path(summary: Summary) -> list[Block]:
             )
         )
     accuracies = [k for k in ("train", "test") if has(f"accuracy_{k}")]
+    score = score_name(summary)
     if accuracies and len(rows) > 1:
         blocks.append(
             figures.line_chart(
-                title="Accuracy by number of nonzero parameters",
+                title=f"{score} by number of nonzero parameters",
                 series=[
                     {"name": k, "x": budgets, "y": column(f"accuracy_{k}")} for k in accuracies
                 ],
-                y_label="accuracy",
+                y_label=score if score == "R2" else score.lower(),
                 percent_y=True,
                 hlines=[
                     {"name": f"dense, {k}", "value": dense.get(f"accuracy_{k}")}
@@ -888,6 +895,8 @@ def _versions(summary: Summary) -> list[Block]:
 def _key_figures(summary: Summary) -> tuple[tuple[str, str, str], ...]:
     row, dense = selected_row(summary), summary.get("dense") or {}
     certificate = summary.get("certificate") or {}
+    name = score_name(summary)
+    score = name if name == "R2" else name.lower()
     out = []
     if row.get("n_nonzero") is not None:
         total = dense.get("n_parameters")
@@ -896,8 +905,8 @@ def _key_figures(summary: Summary) -> tuple[tuple[str, str, str], ...]:
         out.append(("Nonzeros", number(row["n_nonzero"]), below))
     for key, name, show in (
         ("value", "Train loss", number),
-        ("accuracy_train", "Train accuracy", percent),
-        ("accuracy_test", "Test accuracy", percent),
+        ("accuracy_train", f"Train {score}", percent),
+        ("accuracy_test", f"Test {score}", percent),
     ):
         if finite(row.get(key)) is not None:
             known = finite(dense.get(key)) is not None

@@ -9,8 +9,19 @@ from ellzero.subset.results import Floats, Integers
 
 # Bytes of columns kept at once.
 CACHE_BYTES = 2**29
-# Columns computed at once: the first time, and later.
-FIRST_BLOCK, BLOCK = 48, 16
+# Columns computed at once: the first time; later, at most, and as a share of those computed.
+FIRST_BLOCK, BLOCK, SHARE = 32, 16, 4
+# Twins share all bits in one of the tables, and have sketches that are alike; for at most so many
+# features, and at most so many pairs.
+TABLES, MIN_BITS, LOOK_AHEAD, ALIKE, MOST_TWINS, AT_MOST = 8, 10, 3, 0.85, 10**5, 64
+
+
+def _count_bits(x: np.ndarray) -> Integers:
+    """Return how many bits of unsigned 64-bit integers are set."""
+    for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
+        low = np.uint64(mask)
+        x = (x & low) + (x >> np.uint64(shift) & low)
+    return ((x * np.uint64(0x0101010101010101)) >> np.uint64(56)).astype(np.int64)
 
 
 class ScaledColumns:
@@ -69,6 +80,58 @@ class ScaledColumns:
         """Features whose columns are there, ascending."""
         return np.flatnonzero(self.slots >= 0)
 
+    def closest(self, n_columns: int) -> float:
+        """Return the largest correlation of one of the first columns with another feature."""
+        n = self.n_usable if self.full else self._used
+        rows = self.rows[: min(n_columns, n)]
+        names = np.arange(n) if self.full else self._holder
+        owner = names[: rows.shape[0]]
+        largest = np.abs(rows)
+        largest[np.arange(owner.size), owner] = 0.0
+        return float(largest.max(initial=0.0))
+
+    def twins(self) -> Integers:
+        """Return features that correlate strongly with another one, as far as columns tell.
+
+        The inner products with the columns that are there are a sketch of every feature; twins
+        agree in their signs.
+        """
+        n_bits = min(self._used, 64)
+        # About as many keys as features.
+        width = min(max(MIN_BITS, self.n_usable.bit_length()), 15)
+        if self.n_usable > MOST_TWINS or n_bits < 2 * width:
+            return np.zeros(0, np.int64)
+        sketch = self.rows[:n_bits]
+        signs = (sketch > 0).astype(np.int16)
+        codes = np.zeros(self.n_usable, np.uint64)
+        for row in signs:
+            codes = codes << np.uint64(1) | row.astype(np.uint64)
+        pairs = []
+        for table in range(TABLES):
+            key = np.zeros(self.n_usable, np.int16)
+            # Strides differ, so that tables share few bits.
+            for bit in range(width):
+                key = 2 * key + signs[(table * width + bit * (2 * table + 1)) % n_bits]
+            # A feature and its negative are the same.
+            key = np.minimum(key, 2**width - 1 - key)
+            order = np.argsort(key, kind="stable")
+            key = key[order]
+            for ahead in range(1, LOOK_AHEAD + 1):
+                at = np.flatnonzero(key[ahead:] == key[:-ahead])
+                pairs.append((order[at], order[at + ahead]))
+        first = np.concatenate([pair[0] for pair in pairs])
+        second = np.concatenate([pair[1] for pair in pairs])
+        differ = _count_bits(codes[first] ^ codes[second])
+        differ = np.minimum(differ, n_bits - differ)
+        close = np.flatnonzero(differ <= n_bits // 5)
+        first, second = first[close], second[close]
+        a, b = sketch[:, first], sketch[:, second]
+        inner = np.einsum("ij,ij->j", a, b)
+        alike = inner**2 / (np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b))
+        best = np.argsort(-alike, kind="stable")
+        best = best[alike[best] > ALIKE**2][:AT_MOST]
+        return np.unique(np.concatenate([first[best], second[best]]))
+
     def square(self, features: Integers) -> Floats:
         """Return the inner products among `features`."""
         if self.full and features.size == self.n_usable:
@@ -98,7 +161,7 @@ class ScaledColumns:
         if missing.size == 0:
             return
         capacity = self.rows.shape[0]
-        block = FIRST_BLOCK if self.n_computed == 0 else BLOCK
+        block = FIRST_BLOCK if self.n_computed == 0 else min(BLOCK, self.n_computed // SHARE)
         more = min(block, capacity) - missing.size
         if more > 0:
             scores = np.where(self.slots < 0, scores, -1.0)

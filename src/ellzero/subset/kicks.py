@@ -24,6 +24,9 @@ OPTIMA = 256
 PATIENCE, FACTOR = 1500, 4
 # Features of the first arena, and operations that the wider one may cost.
 NARROW, WIDE_COST = 256, 1e9
+# Neighbors of a feature that may enter along with it; correlation above which a feature and its
+# neighbor can hide each other, and columns that are looked at.
+NEAR, HIDING, LOOKS = 4, 0.7, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,17 @@ class Arena:
         self.place = np.full(columns.n_usable, -1)
         self.place[features] = self.slots
         self.state: tuple[Any, ...] = make_state(self.start, 2 * size, n_fixed)
+        self.near = np.zeros((features.size, min(NEAR, features.size - 1)), np.int64)
+        if self.near.size:
+            kernels.neighbors(self.rows, self.near)
+
+    def exchange_pairs(self, members: Integers) -> tuple[Integers, float]:
+        """Return the support after exchanges of pairs, and what it explains."""
+        support = self.place[members]
+        value = kernels.exchange_pairs(
+            self.rows, self.slots, self.start, self.near, support, self.state, FLOOR
+        )
+        return self.features[support], value
 
     def kick(
         self, members: Integers, explained: float, effort: Effort, most: int, stopper: Stopper
@@ -96,6 +110,7 @@ class Arena:
                 self.rows,
                 self.slots,
                 self.start,
+                self.near,
                 self.state,
                 FLOOR,
                 pool,
@@ -137,6 +152,10 @@ class Arenas:
         self.residual = residual
         self.n_fixed = n_fixed
         self._kept: dict[int, Arena] = {}
+        self.hiding = columns.closest(LOOKS) > HIDING
+        self.twins = np.zeros(0, np.int64)
+        if not (self.hiding or columns.full):
+            self.twins = columns.twins()
 
     def _arena(self, wanted: int, members: Integers) -> Arena:
         """Return an arena of about `wanted` features that holds `members`."""
@@ -146,7 +165,7 @@ class Arenas:
             features = np.arange(p)
             if wanted < p and not self.columns.full:
                 # Features come in the order of their strength.
-                known = [np.arange(wanted // 2), members, *self.frontier.members]
+                known = [np.arange(wanted // 2), members, self.twins, *self.frontier.members]
                 promising = np.argpartition(-self.residual, wanted // 2)[: wanted // 2]
                 features = np.unique(np.concatenate([*known, promising]))
             arena = Arena(self.columns, features, self.frontier.high, self.n_fixed)
@@ -159,13 +178,17 @@ class Arenas:
         """Return the best members found from perturbations of `members`."""
         # Where the subsets can be counted on fingers, as many kicks as subsets are enough.
         most = min(most, comb(self.columns.n_usable - self.n_fixed, members.size - self.n_fixed))
-        out = self._arena(NARROW, members).kick(
-            members, explained, effort, min(most, 2 * effort.agree), stopper
-        )
-        wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
-        if out.n_optima == 1 or out.n_kicks >= most:
+        if most == 0 or members.size == self.n_fixed:
+            return Kicked(members, 0, 1)
+        narrow = self._arena(NARROW, members)
+        members, explained = narrow.exchange_pairs(members)
+        out = narrow.kick(members, explained, effort, min(most, 2 * effort.agree), stopper)
+        if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
-        more = self._arena(max(NARROW + 1, min(wide, 4096)), out.members).kick(
-            members, explained, effort, most - out.n_kicks, stopper
-        )
+        if (out.n_optima == 1 and not self.hiding) or out.n_kicks >= most:
+            return out
+        wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
+        arena = self._arena(max(NARROW + 1, min(wide, 4096)), out.members)
+        members, explained = arena.exchange_pairs(out.members)
+        more = arena.kick(members, explained, effort, most - out.n_kicks, stopper)
         return Kicked(more.members, out.n_kicks + more.n_kicks, more.n_optima)

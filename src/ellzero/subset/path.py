@@ -26,6 +26,7 @@ class Frontier:
         self.high = high
         self.explained = np.full(high + 1, -1.0)
         self.members: list[Integers] = [np.zeros(0, np.int64)] * (high + 1)
+        self.stood: Integers | None = None
         self.rising: set[int] = set()
         self.falling: set[int] = set()
 
@@ -49,9 +50,10 @@ class Frontier:
 def visit(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
     """Descend from where the walker is, and offer what is found."""
     walker.descend()
-    explained = walker.explained
-    frontier.offer(walker.members, explained)
-    stopper.report("path", walker.size, explained)
+    explained, members = walker.explained, walker.members
+    if frontier.offer(members, explained):
+        frontier.stood = members
+    stopper.report("path", members.size, explained)
 
 
 def sweep(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
@@ -87,5 +89,8 @@ def sweep(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
 
 def _stand_on(frontier: Frontier, walker: Walker, size: int) -> None:
     wanted = frontier.members[size]
+    stood, frontier.stood = frontier.stood, None
+    if stood is wanted:
+        return
     if walker.size != size or set(walker.members.tolist()) != set(wanted.tolist()):
         walker.move_to(wanted)

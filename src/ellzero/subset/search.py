@@ -191,7 +191,7 @@ def search(
         # A path has no time for many kicks at every size; its sizes help each other instead.
         share = min(effort.kicks, effort.agree + effort.kicks // max(len(sizes), 1) ** 2)
         for k in sizes:
-            if frontier.explained[k] < 0:
+            if frontier.explained[k] < 0 or share == 0:
                 continue
             if arenas is None:
                 arenas = Arenas(columns, frontier, walker.gains, low)

@@ -72,7 +72,9 @@ class Walker:
         return np.asarray(np.einsum("oj,oj->j", c, c) / np.maximum(d, FLOOR))
 
     def _fetch(self, needed: Integers) -> None:
-        self.columns.fetch(needed, self.gains, self.members)
+        columns = self.columns
+        if not columns.full and np.any(columns.slots[needed] < 0):
+            columns.fetch(needed, self.gains, self.members)
 
     def move_to(self, members: Integers) -> None:
         """Take other members; those that depend on earlier ones are left out."""
@@ -88,7 +90,8 @@ class Walker:
         j, _ = kernels.dearest(self.state, FLOOR, 0)
         if j < 0:
             return False
-        self._fetch(np.array([j]))
+        if self.columns.slots[j] < 0:
+            self._fetch(np.array([j]))
         kernels.insert(self.columns.rows, self.columns.slots[j], j, self.state)
         return True
 

@@ -1,0 +1,202 @@
+"""What is proven of a signal, from the data and the signal alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ellzero.core.result import Certificate, Check, Claim, Measure
+from ellzero.kernels.chain import domains, sweep
+from ellzero.kernels.chain_check import best_by_counts, best_by_zeros, bound_of_messages
+from ellzero.signal.chain import Chain, count_bumps
+from ellzero.signal.solution import Floats, Solution
+from ellzero.signal.tree import Forest
+
+# Samples up to which every position of the last zero is tried, and operations for every count.
+ALL_ZEROS, ALL_COUNTS = 3000, 2e8
+TOL = 1e-9
+
+
+def certify_chain(
+    chain: Chain,
+    found: Solution,
+    *,
+    budget: int | None,
+    penalty: float | None,
+    scale: float = 1.0,
+) -> Certificate:
+    """Return what is proven of a signal on a chain.
+
+    Parameters
+    ----------
+    chain : Chain
+        Data.
+    found : Solution
+        What the program returned; only its signal and its multiplier are used.
+    budget : int or None
+        Most nonzeros that count.
+    penalty : float or None
+        Cost of a nonzero that counts; exactly one of the two is given.
+    scale : float, default=1.0
+        Unit of the samples: what is shown is multiplied by it, or by its square.
+
+    Returns
+    -------
+    Certificate
+        With a lower bound that other code than the solver's has computed.
+
+    Notes
+    -----
+    Short free-sign chains are solved again by every position of the last zero. Longer ones, and
+    nonnegative ones, by message inequalities: any messages that satisfy them prove a bound; what
+    they violate by rounding is taken off. Between zero and the solutions for the positive and the
+    negative part of the data lies every candidate, by monotonicity.
+    """
+    n = chain.size
+    price = found.penalty if penalty is None else penalty
+    cost = chain.costs(price)
+    signal = found.signal
+    checks, assumptions = [], []
+    # Nodes of the support at zero are in a run that goes on.
+    chosen = found.support & (signal == 0) if chain.bump > 0 else np.zeros(n, dtype=np.bool_)
+    chosen |= signal != 0
+    count = chain.count(chosen)
+    measures: dict[str, Measure] = {"n_nonzero": int(np.count_nonzero(signal))}
+    limit = n if budget is None else budget
+    checks.append(Check("nonzeros", float(count), float(limit), Claim.FEASIBLE))
+    if chain.kinds is not None:
+        wrong = float(np.count_nonzero(chosen & (chain.kinds < 0)))
+        checks.append(Check("nonzeros that are not allowed", wrong, 0.0, Claim.FEASIBLE))
+    if chain.nonnegative:
+        checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
+    value = _value(chain, signal) + (0.0 if penalty is None else penalty * count)
+    if chain.bump > 0:
+        value += chain.bump * count_bumps(chosen)
+    slope = _slope(chain, signal)
+    on = signal != 0
+    checks.append(_steepest(slope[on], chain.weights * chain.y, scale))
+    at_zero = float(chain.weights @ chain.y**2)
+    plain = not chain.nonnegative and chain.kinds is None
+    if budget is not None and plain and _operations(n, budget) <= ALL_COUNTS:
+        bound = float(best_by_counts(chain.y, chain.weights, chain.edges, budget))
+        measures["bound_method"] = "every last zero and count"
+    elif budget is None and not chain.nonnegative and n <= ALL_ZEROS:
+        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, chain.bump))
+        measures["bound_method"] = "every last zero"
+    else:
+        bound, violation = _by_messages(chain, cost)
+        measures["bound_method"] = "message inequalities"
+        measures["violation"] = violation * scale**2
+        assumptions.append(
+            "Every candidate lies between the solutions for the positive and the negative part "
+            "of the data."
+        )
+        if budget is not None:
+            bound -= found.penalty * budget
+            if value - bound > TOL * max(value, 1e-12 * at_zero):
+                assumptions.append(
+                    "The bound is that of one multiplier; what the count-indexed program has "
+                    "closed beyond it is not recomputed here."
+                )
+    slack = TOL * abs(value) + 1e-14 * at_zero
+    if value < bound <= value + slack:
+        # A bound that little above the value is rounding.
+        bound = value
+    distance = value - bound
+    gap = 0.0 if distance <= 1e-14 * at_zero else distance / max(abs(value), abs(bound))
+    unit = scale**2
+    bound, value, distance, slack = bound * unit, value * unit, distance * unit, slack * unit
+    checks.append(Check("lower bound", bound, value + slack, Claim.GAP))
+    checks.append(Check("distance to the lower bound", distance, slack, Claim.OPTIMAL))
+    claim = _claim(checks)
+    return Certificate(claim, tuple(checks), tuple(assumptions), bound, gap, measures)
+
+
+def _steepest(slope: Floats, pull: Floats, scale: float) -> Check:
+    """Return the check that nothing on the support pulls."""
+    largest = float(np.abs(pull).max()) or 1.0
+    steepest = float(np.abs(slope).max(initial=0.0))
+    return Check(
+        "slope on the support", steepest * scale, 1e-8 * largest * scale, Claim.STATIONARY
+    )
+
+
+def certify_forest(
+    forest: Forest, found: Solution, *, budget: int | None, scale: float = 1.0
+) -> Certificate:
+    """Return what is proven of a signal on a forest.
+
+    Parameters
+    ----------
+    forest : Forest
+        Data.
+    found : Solution
+        What the program returned.
+    budget : int or None
+        Most nonzeros; None in the penalized form.
+    scale : float, default=1.0
+        Unit of the samples.
+
+    Returns
+    -------
+    Certificate
+        Counts and slopes from the data and the signal. The lower bound is the program's own:
+        nothing else computes it for a forest, so that no claim rests on it.
+    """
+    signal = found.signal
+    count = int(np.count_nonzero(signal))
+    limit = forest.size if budget is None else budget
+    checks = [Check("nonzeros", float(count), float(limit), Claim.FEASIBLE)]
+    if forest.kinds is not None:
+        wrong = float(np.count_nonzero(signal[forest.kinds < 0]))
+        checks.append(Check("nonzeros that are not allowed", wrong, 0.0, Claim.FEASIBLE))
+    if forest.nonnegative:
+        checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
+    slope = forest.weights * (signal - forest.y)
+    inner = forest.parent >= 0
+    pull = forest.edges[inner] * (signal[inner] - signal[forest.parent[inner]])
+    slope[inner] += pull
+    np.subtract.at(slope, forest.parent[inner], pull)
+    checks.append(_steepest(slope[signal != 0], forest.weights * forest.y, scale))
+    return Certificate(
+        _claim(checks, Claim.STATIONARY),
+        tuple(checks),
+        ("The lower bound on a forest is that of the program; nothing recomputes it.",),
+        None,
+        None,
+        {"n_nonzero": count, "bound_of_the_program": found.lower_bound * scale**2},
+    )
+
+
+def _operations(n: int, budget: int) -> float:
+    """Return about how many operations `best_by_counts` takes."""
+    return float(n) * min(n, budget) * max(budget, 1) / 2
+
+
+def _claim(checks: list[Check], most: Claim = Claim.OPTIMAL) -> Claim | None:
+    best = None
+    for claim in (Claim.FEASIBLE, Claim.STATIONARY, Claim.GAP, Claim.OPTIMAL):
+        if claim > most or not all(check.passed for check in checks if check.claim is claim):
+            break
+        best = claim
+    return best
+
+
+def _value(chain: Chain, signal: Floats) -> float:
+    fit = chain.weights @ (signal - chain.y) ** 2
+    return float(fit + chain.edges @ np.diff(signal) ** 2)
+
+
+def _slope(chain: Chain, signal: Floats) -> Floats:
+    slope = chain.weights * (signal - chain.y)
+    pull = chain.edges * np.diff(signal)
+    slope[1:] += pull
+    slope[:-1] -= pull
+    return slope
+
+
+def _by_messages(chain: Chain, cost: Floats) -> tuple[float, float]:
+    y, w, edges, bump = chain.y, chain.weights, chain.edges, chain.bump
+    *_, kept, first, bases = sweep(y, w, edges, cost, bump, chain.nonnegative, True)
+    low, high = domains(y, w, edges, chain.nonnegative)
+    bound, violation = bound_of_messages(y, w, edges, cost, bump, low, high, kept, first, bases)
+    return float(bound), float(violation)

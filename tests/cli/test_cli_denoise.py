@@ -1,0 +1,144 @@
+"""`ellzero denoise` as a user meets it."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ellzero.signal import SparseSmooth
+from tests.cli.test_cli import _here, refuse, run  # noqa: F401
+
+
+def values():
+    rng = np.random.default_rng(0)
+    y = 0.3 * rng.standard_normal(120)
+    y[30:45] += 2.0
+    y[80:86] -= 2.5
+    return y
+
+
+@pytest.fixture
+def series():
+    """A file with two columns of numbers and one of texts; one value is missing."""
+    lines = ["day,load,place"]
+    lines += [f"{i},{'' if i == 35 else repr(float(v))},here" for i, v in enumerate(values())]
+    Path("s.csv").write_text("\n".join(lines) + "\n")
+    return "s.csv"
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(**given):
+    y = values()
+    y[35] = np.nan
+    return SparseSmooth(2.0, **given).fit(y)
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["--n-nonzero", "21"], {"n_nonzero": 21}),
+        (["--penalty", "0.8"], {"penalty": 0.8}),
+        (["--n-nonzero", "15", "--nonnegative"], {"n_nonzero": 15, "nonnegative": True}),
+    ],
+)
+def test_the_result_is_that_of_the_estimator(run, series, words, given):  # noqa: F811
+    code, out, said = run(
+        "denoise", series, "--column", "load", "--smoothness", "2", *words, "--out", "o"
+    )
+    assert code == 0
+    assert said == (
+        "note: 1 of 120 values are missing and were filled in.\n"
+        "Result: o/result.csv\nReport: o/report.html\n"
+    )
+    est = expected(**given)
+    rows = read("o/result.csv")
+    assert list(rows[0]) == ["position", "value", "estimate", "on"]
+    assert [int(r["position"]) for r in rows] == list(range(120))
+    assert [float(r["estimate"]) for r in rows] == est.signal_.tolist()
+    assert [r["on"] == "true" for r in rows] == (est.signal_ != 0).tolist()
+    assert rows[35]["value"] == ""
+    assert float(rows[34]["value"]) == values()[34]
+    assert f"{est.support_.size} of 120 samples are on, in" in out
+    page = Path("o/report.html").read_text()
+    assert "Data, estimate and support" in page
+    assert "<svg" in page
+
+
+def test_without_a_budget_one_is_chosen_and_json_says_which(run, series):  # noqa: F811
+    code, out, _ = run("denoise", series, "--column", "load", "--smoothness", "2", "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["out"] == "ellzero-out/s"
+    chosen = SparseSmooth(2.0)
+    y = values()
+    y[35] = np.nan
+    chosen.select(y)
+    assert summary["settings"]["n_nonzero"] == f"{chosen.budget_}, chosen by EBIC"
+    assert summary["certificate"]["lower_bound"] == pytest.approx(chosen.lower_bound_, rel=1e-9)
+    # Both planted bumps, and at most a shoulder beside each edge.
+    found = [row[:2] for row in summary["tables"][0]["rows"]]
+    assert np.abs(np.array(found) - [[30, 44], [80, 85]]).max() <= 1
+    assert json.loads(Path("ellzero-out/s/summary.json").read_text())["headline"] in out
+
+
+def test_a_file_with_one_column_of_numbers_needs_no_name(run):  # noqa: F811
+    Path("one.csv").write_text("place,load\n" + "".join(f"here,{v}\n" for v in (0, 0, 4, 5, 0)))
+    code, _, _ = run("denoise", "one.csv", "--penalty", "1", "--smoothness", "0")
+    assert code == 0
+    assert [r["estimate"] for r in read("ellzero-out/one/result.csv")] == ["0", "0", "4", "5", "0"]
+
+
+def test_an_earlier_result_stays_unless_forced(run, series):  # noqa: F811
+    words = ["denoise", series, "--column", "load", "--n-nonzero", "5", "--out", "o"]
+    assert run(*words)[0] == 0
+    before = Path("o/result.csv").read_text()
+    assert run(*words[:-3], "6", "--out", "o")[0] == 2
+    assert Path("o/result.csv").read_text() == before
+    assert run(*words[:-3], "6", "--out", "o", "--force")[0] == 0
+    assert Path("o/result.csv").read_text() != before
+
+
+WRONG = [
+    (
+        [],
+        "`--column` is needed: 's.csv' has 2 columns of numbers.",
+        "Numbers are in day, load.",
+    ),
+    (
+        ["--column", "laod"],
+        "'s.csv' has no column 'laod'. Did you mean 'load'?",
+        "Its columns are day, load, place.",
+    ),
+    (
+        ["--column", "place"],
+        "Column 'place' of 's.csv' does not hold numbers.",
+        "Give another column.",
+    ),
+    (
+        ["--column", "load", "--n-nonzero", "5", "--penalty", "1"],
+        "Exactly one of `n_nonzero` and `penalty` must be given, got both.",
+        "Pass `n_nonzero=20` for a budget, or `penalty=0.1` for a cost of each nonzero.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message", "hint"), WRONG)
+def test_wrong_input_is_one_sentence_and_leaves_nothing(run, series, words, message, hint):  # noqa: F811
+    refuse(run, message, hint, "denoise", series, *words)
+
+
+def test_integers_that_floats_cannot_hold_are_refused(run):  # noqa: F811
+    Path("big.csv").write_text(f"n\n{2**53 + 1}\n3\n")
+    message = "Column 'n' of 'big.csv' has integers beyond 2^53."
+    refuse(run, message, "Subtract an offset first.", "denoise", "big.csv", "--n-nonzero", "1")
+
+
+def test_a_file_that_is_not_there_is_one_sentence(run):  # noqa: F811
+    message = "No file 'gone/s.csv': the folder 'gone' does not exist."
+    refuse(run, message, "Check the path.", "denoise", "gone/s.csv", "--n-nonzero", "1")
