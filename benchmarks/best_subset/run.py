@@ -13,7 +13,8 @@ that is not installed is left out and named::
     l0learn    l0learn (Python 3.10)
 
 Instances are written to a folder for temporary files and read by every worker. All methods take
-turns over an instance, so that a busy moment of the machine is shared, and one thread is used.
+turns over an instance, so that a busy moment of the machine is shared, and one thread is used. A
+cell says when it was measured: cells of a table that were measured apart are not of the same run.
 """
 
 import argparse
@@ -187,6 +188,7 @@ def run_instance(given, workers, cells, arguments, alone, order):
                     one.first[setting, given.loss, given.task] = got["first_call_seconds"]
                 cells[name]["first_call_seconds"] = one.first[setting, given.loss, given.task]
                 cells[name]["import_seconds"] = one.about["import_seconds"]
+                cells[name]["date"] = datetime.datetime.now(datetime.UTC).isoformat("T", "minutes")
     for name, times in seconds.items():
         if times:
             cells[name] |= {

@@ -1,7 +1,4 @@
-"""scikit-learn: forward selection that refits every candidate, and recursive elimination by L1.
-
-`l1` is the logistic lasso at the penalty with the most features up to k, found by bisection.
-"""
+"""scikit-learn: the logistic lasso, at the penalty with the most features up to k, by bisection."""
 
 import numpy as np
 
