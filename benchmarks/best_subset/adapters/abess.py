@@ -1,9 +1,9 @@
 """abess: splicing. Its stopping threshold is absolute, so a target with large units helps it.
 
-`default` gets the target as it is; the other settings get it with a standard deviation of 1000. Of
-1, 30, 1000 and 30000, tried on g1, g2, S5, S1, hard and colon, 1 was worse than the target as it is
-and the others gave the same answers, never worse ones. The path settings choose by a criterion
-(the package keeps no path); with a criterion of weight 0 the largest model wins.
+`default` gets the target as it is; the other settings get it with a standard deviation of 1000.
+Of 1, 30, 1000 and 30000, tried on g1, g2, S5, S1, hard and colon, 1 was never better than the
+target as it is, and the others gave the same answers, never worse ones. The path settings choose
+by a criterion (the package keeps no path); with a criterion of weight 0 the largest model wins.
 """
 
 import numpy as np

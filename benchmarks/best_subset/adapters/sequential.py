@@ -1,4 +1,4 @@
-"""scikit-learn: the logistic lasso, at the penalty with the most features up to k, by bisection."""
+"""scikit-learn: the logistic lasso with the most features up to k, its penalty by bisection."""
 
 import numpy as np
 
