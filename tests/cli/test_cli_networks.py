@@ -346,7 +346,7 @@ WRONG = [
     ),
     (
         ["--model", "net.py:fails"],
-        "`fails` of 'net.py' failed: line 27: ValueError: no way.",
+        "`fails` of 'net.py' failed: line 33: ValueError: no way.",
         "Correct the function.",
     ),
     (

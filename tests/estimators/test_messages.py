@@ -83,7 +83,7 @@ PARAMETERS = [
     ({"tol": 0}, "`tol` must be positive, got 0."),
     ({"max_iter": 0}, "`max_iter` must be an integer of at least 1, got 0."),
     ({"time_limit": -1}, "`time_limit` must be a number of at least 0, got -1."),
-    ({"certify": "most"}, "`certify` must be one of 'full', got 'most'."),
+    ({"certify": "most"}, "`certify` must be one of 'full', 'path', got 'most'."),
 ]  # fmt: skip
 
 

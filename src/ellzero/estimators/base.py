@@ -361,7 +361,9 @@ class AbstractL0Estimator(BaseEstimator):
 
     def _settle(self, choice: Choice) -> tuple[Choice, ExactResult | None, Certificate | None]:
         """Prove the selected model as far as asked for, and certify it."""
-        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        # Without a certificate nobody asked for the short proof of "auto".
+        solver = self.solver if self.certify or self.solver == "exact" else "search"
+        exact = prove_choice(choice, solver, self.max_iter, self.tol, self.time_limit)
         if exact is not None and exact.subset.value < choice.subset.value:
             choice = choice.with_subset(exact.subset)
         coef = choice.subset.dense(int(choice.job.X.shape[1])).astype(choice.dtype)

@@ -84,9 +84,10 @@ _REST = """
         Relative accuracy of certificates and of proofs. Must be positive.
     time_limit : float or None, default=None
         Seconds after which the best so far is kept, with a warning; None means no limit.
-    certify : bool or "full", default=True
+    certify : bool, "full" or "path", default=True
         True checks what costs about as much as the fit. "full" runs `ellzero.verify`, which may
-        take longer than the fit. False leaves it out.
+        take longer than the fit. "path" checks the models of all budgets, see
+        `path_.certificates`. False leaves it out.
 """
 
 _ATTRIBUTES = """
