@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ellzero._version import __version__
-from ellzero.core.result import Proof
+from ellzero.core.result import Certificate, Claim, Proof
 from ellzero.errors import (
     IncompatibleError,
     InvalidParameterError,
@@ -277,6 +277,62 @@ def scores(model: SavedModel, X: Tensor) -> Tensor:
         if i + 1 < len(layers):
             out = _activation(model.architecture.get("activation", "relu"))(out)
     return out
+
+
+def claim_rows(
+    stored: Mapping[str, Any], certificate: Certificate
+) -> list[tuple[str, str, str, bool]]:
+    """Return the claims of a file beside what was recomputed.
+
+    Parameters
+    ----------
+    stored : mapping
+        What `Certificate.to_dict` gave when the model was saved.
+    certificate : Certificate
+        What is proven now.
+
+    Returns
+    -------
+    list of (str, str, str, bool)
+        Name, what the file says, what was found, whether it holds: the claim, the lower bound
+        where there is one, and every check that had passed.
+    """
+    said, now = stored.get("claim"), certificate.claim
+    level = None if said is None else Claim[str(said).upper()]
+    rows = [
+        (
+            "claim",
+            str(said),
+            "none" if now is None else now.name.lower(),
+            level is None or certificate.supports(level),
+        )
+    ]
+    old = stored.get("lower_bound")
+    if old is not None:
+        new = certificate.lower_bound
+        slack = 1e-9 * abs(old) + 1e-12
+        rows.append(
+            (
+                "proven lower bound",
+                f"{old:.10g}",
+                "none" if new is None else f"{new:.10g}",
+                new is not None and new >= old - slack,
+            )
+        )
+    found = {check.name: check for check in certificate.checks}
+    for check in stored.get("checks", ()):
+        if not check["passed"]:
+            continue
+        again = found.get(check["name"])
+        rows.append(
+            (
+                check["name"],
+                f"{check['value']:.3g} <= {check['bound']:.3g}",
+                "not recomputed" if again is None else f"{again.value:.3g} <= {again.bound:.3g}",
+                again is not None and again.passed,
+            )
+        )
+    return rows
 
 
 def _layers(model: SavedModel) -> list[tuple[Tensor, Tensor | None]]:

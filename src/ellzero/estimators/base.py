@@ -415,16 +415,15 @@ class AbstractL0Estimator(BaseEstimator):
             )
         support = np.flatnonzero(dense.any(axis=0)).astype(np.int64)
         subset = Subset(support, dense[:, support].T.copy(), shift, 0.0)
-        # A search for the least that is allowed, for the Gram matrix and the ridge of columns.
-        found = job.run(np.array([job.shape.n_always], dtype=np.int64))
-        lam = np.broadcast_to(np.asarray(found.ridge, dtype=np.float64), (wanted[1],))
+        gram = job.gram() if job.loss == "squared" else None
+        ridge = job.ridge_per_column(gram)
+        lam = np.broadcast_to(np.asarray(ridge, dtype=np.float64), (wanted[1],))
         penalty = 0.5 * float((lam[support, None] * subset.coef**2).sum())
         subset = replace(subset, value=job.mean_loss(job.scores(subset)) + penalty)
-        path = replace(found.path, budgets=budgets, subsets=(subset,))
-        choice = Choice(job, replace(found, path=path), {}, 0)
+        choice = Choice(job, Found(SubsetPath(budgets, (subset,)), ridge, gram), {}, 0)
         exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
         return certify(
-            job, dense, subset, choice.budget, found.ridge, tol=self.tol, exact=exact
+            job, dense, subset, choice.budget, ridge, tol=self.tol, exact=exact
         ), subset.value
 
     def _certify(self, choice: Choice, coef: Any, exact: ExactResult | None) -> Certificate | None:

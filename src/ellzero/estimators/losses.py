@@ -122,7 +122,7 @@ class Job:
             return self.run_on(self.gram(), budgets)
         from ellzero.subset.glm import search_glm
 
-        ridge = self._ridge_per_column(None)
+        ridge = self.ridge_per_column(None)
         path = search_glm(
             self.X,
             self.y,
@@ -149,11 +149,11 @@ class Job:
         """Search on a Gram matrix that is there already."""
         from ellzero.subset.search import search
 
-        ridge = self._ridge_per_column(gram)
+        ridge = self.ridge_per_column(gram)
         path = search(gram, budgets.tolist(), ridge=ridge, **self.limits())
         return Found(path, ridge, gram)
 
-    def _ridge_per_column(self, gram: AbstractGram | None) -> float | Floats:
+    def ridge_per_column(self, gram: AbstractGram | None) -> float | Floats:
         """Return the ridge of every coefficient in the units of the columns."""
         if self.ridge == 0.0 or not self.standardize:
             return self.ridge

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from ellzero.core.result import Certificate, Claim
+from ellzero.core.result import Certificate
 from ellzero.errors import ModelFileError
 from ellzero.fitting.run import make_estimator, read_fit_data
 from ellzero.fitting.settings import FitSettings
-from ellzero.models import SavedModel
+from ellzero.models import SavedModel, claim_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +95,6 @@ def recertify_fit(
         model.params["intercept"].numpy(),
         sample_weight=None if found.weights is None else found.weights[rows].numpy(),
     )
-    return FitRecheck(certificate, _compare(stored, certificate, said, value))
-
-
-def _compare(
-    stored: Mapping[str, Any],
-    certificate: Certificate,
-    said: float,
-    value: float,
-) -> tuple[tuple[str, str, str, bool], ...]:
-    claim, now = stored.get("claim"), certificate.claim
-    level = None if claim is None else Claim[str(claim).upper()]
-    rows = [
-        ("value", f"{said:.10g}", f"{value:.10g}", math.isclose(value, said, rel_tol=1e-8)),
-        (
-            "claim",
-            str(claim),
-            "none" if now is None else now.name.lower(),
-            level is None or certificate.supports(level),
-        ),
-    ]
-    old = stored.get("lower_bound")
-    if old is not None:
-        new = certificate.lower_bound
-        held = new is not None and new >= float(old) - 1e-9 * abs(float(old)) - 1e-12
-        rows.append(
-            ("proven lower bound", f"{old:.10g}", "none" if new is None else f"{new:.10g}", held)
-        )
-    again = {check.name: check for check in certificate.checks}
-    for check in stored.get("checks", ()):
-        if check["passed"]:
-            new_check = again.get(check["name"])
-            shown = "not recomputed"
-            if new_check is not None:
-                shown = f"{new_check.value:.3g} <= {new_check.bound:.3g}"
-            rows.append(
-                (
-                    check["name"],
-                    f"{check['value']:.3g} <= {check['bound']:.3g}",
-                    shown,
-                    new_check is not None and new_check.passed,
-                )
-            )
-    return tuple(rows)
+    same = math.isclose(value, said, rel_tol=1e-8)
+    first = ("value", f"{said:.10g}", f"{value:.10g}", same)
+    return FitRecheck(certificate, (first, *claim_rows(stored, certificate)))

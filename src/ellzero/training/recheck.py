@@ -11,7 +11,7 @@ from ellzero.certificates import verify
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import load_table
 from ellzero.errors import IncompatibleError, ModelFileError
-from ellzero.models import SavedModel, load_model
+from ellzero.models import SavedModel, claim_rows, load_model
 from ellzero.tensors import named
 from ellzero.training.claims import Claims, claims_path, is_exported, read_claims
 from ellzero.training.experiment import build_small, read_data, swap_option
@@ -175,11 +175,8 @@ def _compare(
     model: SavedModel, certificate: Certificate, value: float, budget: int
 ) -> tuple[tuple[str, str, str, bool], ...]:
     """Return every claim of the file beside what was recomputed."""
-    stored = model.claims
-    said = stored.get("claim")
-    now = certificate.claim
-    level = None if said is None else Claim[str(said).upper()]
-    rows = [
+    said = float(model.claims.get("value", math.nan))
+    return (
         (
             "nonzeros within the budget",
             f"at most {budget}",
@@ -188,40 +185,9 @@ def _compare(
         ),
         (
             "value",
-            f"{stored.get('value'):.10g}",
+            f"{said:.10g}",
             f"{value:.10g}",
-            math.isclose(value, float(stored.get("value", math.nan)), rel_tol=1e-9, abs_tol=1e-12),
+            math.isclose(value, said, rel_tol=1e-9, abs_tol=1e-12),
         ),
-        (
-            "claim",
-            str(said),
-            "none" if now is None else now.name.lower(),
-            level is None or certificate.supports(level),
-        ),
-    ]
-    old = stored.get("lower_bound")
-    if old is not None:
-        new = certificate.lower_bound
-        slack = 1e-9 * abs(old) + 1e-12
-        rows.append(
-            (
-                "proven lower bound",
-                f"{old:.10g}",
-                "none" if new is None else f"{new:.10g}",
-                new is not None and new >= old - slack,
-            )
-        )
-    found = {check.name: check for check in certificate.checks}
-    for check in stored.get("checks", ()):
-        if not check["passed"]:
-            continue
-        again = found.get(check["name"])
-        rows.append(
-            (
-                check["name"],
-                f"{check['value']:.3g} <= {check['bound']:.3g}",
-                "not recomputed" if again is None else f"{again.value:.3g} <= {again.bound:.3g}",
-                again is not None and again.passed,
-            )
-        )
-    return tuple(rows)
+        *claim_rows(model.claims, certificate),
+    )
