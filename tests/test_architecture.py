@@ -57,6 +57,8 @@ HOMES = {
     "pandas": {"estimators", "signal"},
     "polars": {"estimators"},
     "typer": {"cli"},
+    "cvxpy": {"signal"},
+    "clarabel": {"signal", "relu"},
     "rich": {"cli", "report"},
     "jinja2": {"report"},
     "pyarrow": {"datasets", "estimators"},
