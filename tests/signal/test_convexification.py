@@ -129,10 +129,10 @@ def test_shares_that_are_too_large_are_not_a_bound():
 
 def test_without_smoothness_the_perspective_is_exact():
     y = np.array([0.1, 2.0, -1.5, 0.4, 1.0])
-    for given in ({"n_nonzero": 2}, {"penalty": 0.5}):
-        found = relax(y, 0.0, method="perspective", **given)
-        kept = np.abs(y) > 1.2 if "n_nonzero" in given else y**2 > 0.5
-        exact = (y[~kept] ** 2).sum() + given.get("penalty", 0.0) * kept.sum()
+    for asked in ({"n_nonzero": 2}, {"penalty": 0.5}):
+        found = relax(y, 0.0, method="perspective", **asked)
+        kept = np.abs(y) > 1.2 if "n_nonzero" in asked else y**2 > 0.5
+        exact = (y[~kept] ** 2).sum() + asked.get("penalty", 0.0) * kept.sum()
         assert found.lower_bound == pytest.approx(exact, rel=1e-7)
         assert found.value == pytest.approx(exact, rel=1e-14)
         assert found.signal == pytest.approx(np.where(kept, y, 0.0))

@@ -26,6 +26,8 @@ THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 GAIN = 1e-6
 # Indicators below this are taken for zero where something is divided by them.
 TINY = 1e-8
+# Largest power of the moments by which a split moves; it doubles with every success.
+MOST_POWER = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,7 +579,7 @@ def _iterate(model: _Model, max_rounds: int) -> tuple[_Point, dict[str, Measure]
                 break
             power /= 2
             continue
-        best, split = found, fresh
+        best, split, power = found, fresh, min(2 * power, MOST_POWER)
         if gain <= GAIN * abs(found.bound):
             break
     return best, {"rounds": rounds, "first_bound": first_bound, "n_edges": net.edges.size}
