@@ -359,6 +359,7 @@ def test_reproduce_lists_and_names_the_nearest(run):
     assert [e["name"] for e in json.loads(run("reproduce", "--json")[1])] == [
         "iht-iris",
         "ht-escape",
+        "sparse-smooth",
     ]
 
 
