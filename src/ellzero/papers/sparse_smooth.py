@@ -402,8 +402,16 @@ def _with_exact(gaps: list[GapRow]) -> list[GapRow]:
     for row in gaps:
         out.append(row)
         if row.method == METHODS[-1]:
-            values = {"lower_bound": row.exact, "rounded": row.exact, "before": 0.0}
-            out.append(replace(row, method="exact", seconds=row.exact_seconds, **values))
+            out.append(
+                replace(
+                    row,
+                    method="exact",
+                    seconds=row.exact_seconds,
+                    lower_bound=row.exact,
+                    rounded=row.exact,
+                    before=0.0,
+                )
+            )
     return out
 
 

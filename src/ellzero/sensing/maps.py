@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, signal
+from scipy import fft
+from scipy import signal as scipy_signal
 from scipy.sparse import linalg as sparse_linalg
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
@@ -19,7 +20,9 @@ from ellzero.validation import check_integer
 
 Floats = NDArray[np.float64]
 
+# The annotations of scipy lack what is used here.
 _sparse: Any = sparse_linalg
+_signal: Any = scipy_signal
 
 _ROOT = np.sqrt(3.0)
 # Lowpass filters that need no package: Haar, and Daubechies with two vanishing moments.
@@ -213,8 +216,8 @@ def convolution(kernel: Any, n: int) -> Any:
     atom = atom[:n, None]
     return _operator(
         (n, n),
-        lambda x: signal.fftconvolve(x, atom, axes=0)[:n],
-        lambda y: signal.fftconvolve(y[::-1], atom, axes=0)[:n][::-1],
+        lambda x: _signal.fftconvolve(x, atom, axes=0)[:n],
+        lambda y: _signal.fftconvolve(y[::-1], atom, axes=0)[:n][::-1],
     )
 
 

@@ -563,14 +563,15 @@ def _iterate(model: _Model, max_rounds: int) -> tuple[_Point, dict[str, Measure]
     best = model.solve("pair", split)
     first_bound, rounds, power = best.bound, 0, 1.0
     while rounds < max_rounds and best.status is Status.CONVERGED:
-        if best.moments is None:
+        moments = best.moments
+        if moments is None:
             break
         limit = model.time_limit
         if limit is not None and time.perf_counter() - model.began > limit:
             best = replace(best, status=Status.TIME_LIMIT)
             break
         rounds += 1
-        moved = split * (best.moments + TINY) ** power
+        moved = split * (moments + TINY) ** power
         fresh = model._read_split(moved, split)
         found = model.solve("pair", fresh)
         gain = found.bound - best.bound

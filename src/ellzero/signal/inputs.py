@@ -91,7 +91,7 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
     if np.ma.isMaskedArray(y):
-        y = np.ma.asarray(y).astype(np.float64).filled(np.nan)
+        y = np.ma.filled(y.astype(np.float64), np.nan)
     given, values = _to_floats("y", y, "Convert it to floats; NaN is missing.")
     if values.ndim == 0 or values.size == 0:
         raise InvalidParameterError(
