@@ -89,7 +89,7 @@ def test_quick_summary(tmp_path):
     assert len(parameters["rows"]) == 3
     remembered = [row[1] for row in claims["rows"]]
     assert sum("remembered only" in how for how in remembered) == 2
-    assert len(summary["figures"]) == 3
+    assert len(summary["figures"]) == 4
     json.dumps(summary)
     page = to_html(summary)
     assert page.count("<svg") >= 3

@@ -374,7 +374,7 @@ def _summary(
             _claims(estimates, gaps, large),
         ],
         "figures": [
-            _signal_figure(exact, lasso, seed),
+            *_signal_figures(exact, lasso, seed),
             _error_figure(exact, lasso),
             _gap_figure(by_size),
         ],
@@ -425,7 +425,7 @@ def _gap_table(gaps: list[GapRow]) -> dict[str, Any]:
                 r.method,
                 r.before,
                 round(r.gap, 4),
-                round(r.above, 3),
+                round(r.above, 3) + 0.0,
                 round(r.seconds, 3),
                 r.lower_bound <= r.exact * (1 + 1e-12),
             ]
@@ -554,27 +554,35 @@ def _claims(
     }
 
 
-def _signal_figure(
+def _signal_figures(
     exact: list[EstimateRow], lasso: list[EstimateRow], seed: int
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
+    """Return a picture of the samples and one of the estimates, over the same positions."""
     k = next((i for i, e in enumerate(exact) if e.noise == NOISE), 0)
-    signal, y = make_bumps(N_SAMPLES, exact[k].noise, seed)
+    noise = exact[k].noise
+    signal, y = make_bumps(N_SAMPLES, noise, seed)
     at = list(range(SHOWN))
-    return {
-        "kind": "line_chart",
-        "options": {
-            "title": f"Signal, samples and both estimates, noise {exact[k].noise:g}",
-            "series": [
-                {"name": "samples", "x": at, "y": y[:SHOWN].tolist(), "style": "points"},
-                {"name": "signal", "x": at, "y": signal[:SHOWN].tolist()},
-                {"name": "exact l0", "x": at, "y": exact[k].signal[:SHOWN].tolist()},
-                {"name": "l1", "x": at, "y": lasso[k].signal[:SHOWN].tolist()},
-            ],
-            "x_label": "position",
-            "y_label": "value",
-            "note": f"The first {SHOWN} of {N_SAMPLES} samples of the first series.",
-        },
+    planted = {"name": "signal", "x": at, "y": signal[:SHOWN].tolist()}
+    samples = {"name": "samples", "x": at, "y": y[:SHOWN].tolist(), "style": "points"}
+    fits = [
+        {"name": row.method, "x": at, "y": row.signal[:SHOWN].tolist()}
+        for row in (exact[k], lasso[k])
+    ]
+    common = {
+        "x_label": "position",
+        "y_label": "value",
+        "note": f"The first {SHOWN} of {N_SAMPLES} samples of the first series.",
     }
+    return [
+        {
+            "kind": "line_chart",
+            "options": {"title": title, "series": series, **common},
+        }
+        for title, series in (
+            (f"Signal and samples, noise {noise:g}", [planted, samples]),
+            ("The signal and both estimates", [planted, *fits]),
+        )
+    ]
 
 
 def _error_figure(exact: list[EstimateRow], lasso: list[EstimateRow]) -> dict[str, Any]:
