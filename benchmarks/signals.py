@@ -225,6 +225,17 @@ def scip_rivals(python: str) -> list[dict[str, object]]:
     return out
 
 
+def scip_version(python: str) -> str:
+    """Return the versions of pyscipopt and SCIP."""
+    code = (
+        "import pyscipopt; m = pyscipopt.Model(); "
+        "print('pyscipopt', pyscipopt.__version__, 'with SCIP', m.version())"
+    )
+    return subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 def measure(scip: str | None) -> dict[str, object]:
     """Return all figures."""
     import numba
@@ -291,6 +302,7 @@ def measure(scip: str | None) -> dict[str, object]:
             "numba": numba.__version__,
             "cvxpy": version("cvxpy"),
             "clarabel": version("clarabel"),
+            "scip": None if scip is None else scip_version(scip),
             "ellzero": ellzero.__version__,
         },
         "data": "bumps of 20 samples over a fifth, noise 0.5, seed 0; processor time",
