@@ -57,7 +57,7 @@ def bumps(n, seed=0, noise=0.5):
 def test_bounds_are_ordered_and_below_every_support(kind):
     rng = np.random.default_rng(len(kind))
     gains = dict.fromkeys(METHODS, 0)
-    for case in range(12):
+    for case in range(8):
         network = random_network(rng, kind)
         n, values = network.size, every_value(network)
         if case % 2:
