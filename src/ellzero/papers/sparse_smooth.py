@@ -479,7 +479,7 @@ def _estimate_table(estimates: list[EstimateRow], n_seeds: int) -> dict[str, Any
             f"{N_SAMPLES} samples, {n_seeds} series, mean squared errors. 'Best F1' is the mean "
             "F1 with the parameters that make it largest, whatever the error. l1 is the "
             "fused-ridge lasso with x >= 0, solved by our own primal-dual active set to slopes of "
-            "1e-11. Earlier figures are ours, from series whose recipe is not recorded: places and "
+            "1e-11. Earlier figures are ours, from series with a recipe not recorded: places and "
             "heights of the bumps here were chosen, among 16 recipes, because exact l0 then comes "
             "near them, so that their agreement is no evidence. The paper's tables could not be "
             "read."
