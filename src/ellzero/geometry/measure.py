@@ -141,12 +141,14 @@ class Geometry:
 
     @property
     def favors(self) -> str:
-        """Whom the geometry favors: "coordinates", "one step size", or "neither"."""
-        if self.step_ratio >= CLEAR and self.curvature_ratio >= CLEAR:
+        """Whom the geometry favors: "coordinates", "one step size", or "neither".
+
+        Coordinates: a curvature ratio of at least 2 and a step ratio of at least 1. One step
+        size: a step ratio of at most 1 / 2.
+        """
+        if self.curvature_ratio >= CLEAR and self.step_ratio >= 1:
             return "coordinates"
-        if self.curvature_ratio < CLEAR and self.step_ratio <= 1 / CLEAR:
-            return "one step size"
-        return "neither"
+        return "one step size" if self.step_ratio <= 1 / CLEAR else "neither"
 
     @property
     def verdict(self) -> str:
@@ -154,20 +156,16 @@ class Geometry:
         n, ratio, step = self.n_entries, self.curvature_ratio, self.step_ratio
         spread = f"the curvature ratio is {ratio:.3g} of at most {n}"
         where = (
-            f"one sign step is guaranteed {step:.3g} times the fall of one gradient step "
+            f"a sign step is guaranteed {step:.3g} times the fall of the value of a gradient step "
             f"(density of the gradient {self.density_grad:.2g})"
         )
         words = {
             "coordinates": "Coordinate-wise methods should win: curvature sits in few "
-            f"coordinates ({spread}), the gradient does not, and {where}.",
-            "one step size": f"One step size for all should do better: {spread}, and {where}.",
+            f"coordinates, {spread}. So many times lower is the bound of AdaGrad on the "
+            f"iterations to a small l1-norm of the gradient; {where}.",
+            "one step size": f"One step size for all should do better: {where}, and {spread}.",
             "neither": f"No clear winner: {spread}, and {where}.",
         }[self.favors]
-        if self.favors == "neither" and ratio >= CLEAR:
-            words += (
-                f" For small gradients in the l1-norm the bound of AdaGrad is still {ratio:.3g} "
-                "times lower than that of SGD."
-            )
         noise = self.noise_ratio
         if noise is not None:
             side = "speaks for" if noise >= CLEAR else "is neutral to"
@@ -280,7 +278,7 @@ def measure_geometry(
     >>> f = StiffRamps(64)
     >>> found = measure_geometry(f, f.start())
     >>> found.favors, round(found.curvature_ratio, 2)
-    ('neither', 45.71)
+    ('coordinates', 45.71)
     """
     check_integer("n_probes", n_probes, 1)
     check_real("lower_bound", lower_bound)

@@ -95,8 +95,10 @@ class StiffRamps(_Separable, AbstractSmoothObjective, AbstractCoordinateSmoothOb
         h(z) = \begin{cases} s z^2 / (2 r) & |z| \le r \\ s (|z| - r / 2) & |z| > r \end{cases}
 
     with m stiff coordinates, :math:`s = 2 \epsilon / (n - m)` and :math:`r = \rho D`. From
-    `start`, :math:`z = (q, \ldots, q, D, \ldots, D)` with :math:`D = \Delta / (2 \epsilon)`, all
-    ramps together have the height :math:`\Delta` and the slope :math:`2 \epsilon`, whatever n is.
+    `start`, :math:`z = (q / \sqrt m, \ldots, q / \sqrt m, D, \ldots, D)` with
+    :math:`D = \Delta / (2 \epsilon)`, all ramps together have nearly the height :math:`\Delta` and the
+    slope :math:`2 \epsilon`, and all stiff coordinates the height :math:`L q^2 / 2`, whatever n and
+    m are.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ class StiffRamps(_Separable, AbstractSmoothObjective, AbstractCoordinateSmoothOb
     roundness : float, default=0.1
         The number :math:`\rho` in (0, 1].
     offset : float, default=0.5
-        The number q where the stiff coordinates start.
+        The number q: the length of the stiff coordinates at the start.
     n_stiff : int, default=1
         The number m.
     rotation : Tensor of shape (n, n) or None, default=None
@@ -178,7 +180,7 @@ class StiffRamps(_Separable, AbstractSmoothObjective, AbstractCoordinateSmoothOb
     def start(self) -> Params:
         """Return the point from which the ramps have their whole height."""
         z = torch.full((self._n,), self._far, dtype=self._dtype)
-        z[: self._m] = self._offset
+        z[: self._m] = self._offset / max(self._m, 1) ** 0.5
         return {"coef": self._back(z)}
 
     def descent_steps(self) -> float:

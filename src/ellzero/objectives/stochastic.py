@@ -114,9 +114,16 @@ class NoisyGradient(AbstractTwiceDifferentiable, AbstractStochasticObjective):
     def sampled_grad(self, params: Params, generator: torch.Generator) -> Params:
         _, grad = self._objective.value_and_grad(params)
 
+        rows = params.size if isinstance(params, Batch) else 1
+
         def add(g: Tensor, name: str) -> Tensor:
-            draw = torch.randn(g.shape, generator=generator, dtype=torch.float64)
-            return g + self._noise[name].to(g) * draw.to(g)
+            noise = self._noise[name].reshape(-1)
+            # Entries without noise draw nothing: noise is often on few of them.
+            index = (noise > 0).nonzero()[:, 0]
+            draw = torch.randn(rows, len(index), generator=generator, dtype=torch.float64)
+            wide = g.reshape(rows, -1).clone()
+            wide[:, index] += (noise[index] * draw.to(noise)).to(g)
+            return wide.reshape(g.shape)
 
         return named.like(params, {n: add(g, n) for n, g in grad.items()})
 
