@@ -25,8 +25,8 @@ from ellzero.validation import check_choice, check_integer, check_real
 
 Mode = Literal["shared", "naive"]
 
-# A prefix whose largest singular value moves by more than this factor a layer is reported.
-STEADY = 1.5
+# A product of layers whose largest singular value moves by more than this factor is reported.
+STEADY = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,10 @@ class LayerJacobian:
         Where it is in the model, as `named_modules` has it.
     kind : str
         Its class.
-    input_shape, output_shape : tuple of int
-        Shapes for one sample.
+    input_shape : tuple of int
+        Shape of its input for one sample.
+    output : Tensor
+        Its output for the sample, float64.
     input : AbstractJacobian
         Derivative of the flattened output with respect to the flattened input.
     params : mapping of str to AbstractJacobian
@@ -55,11 +57,16 @@ class LayerJacobian:
     name: str
     kind: str
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    output: Tensor
     input: AbstractJacobian
     params: Mapping[str, AbstractJacobian] = field(default_factory=dict)
     inner: tuple[LayerJacobian, ...] = ()
     kinks: tuple[str, ...] = ()
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of its output for one sample."""
+        return tuple(self.output.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +170,17 @@ class Spectrum:
     @property
     def diagnosis(self) -> str:
         """Whether gradients vanish or explode on their way down, in words."""
-        last, n = float(self.prefixes[-1][0]), len(self.names)
+        first, last = float(self.prefixes[0][0]), float(self.prefixes[-1][0])
         if last == 0:
             return "The product of all layers is zero: no gradient reaches the input."
-        words = f"the largest singular value of the product of all {n} layers is {last:.3g}"
+        words = (
+            f"the largest singular value of the product of all {len(self.names)} layers is "
+            f"{last:.3g}"
+        )
         rate = f"a factor of {self.growth:.3g} a layer"
-        if n > 2 and self.growth * STEADY < 1:
+        if last * STEADY < first:
             return f"Gradients vanish: {words}, {rate}."
-        if n > 2 and self.growth > STEADY:
+        if last > STEADY * first:
             return f"Gradients explode: {words}, {rate}."
         return f"Gradients neither vanish nor explode: {words}, {rate}."
 
@@ -594,30 +604,44 @@ class JacobianChain(Sequence[LayerJacobian]):
             factors.append(layer.input.singular_values() if small else None)
         return Spectrum(tuple(names), tuple(factors), tuple(prefixes))
 
-    def render(self, block: str | None = None) -> str:
+    def render(self, block: str | None = None, width: int = 100) -> str:
         """Return one product in words, with the shapes and the structure of its matrices.
 
         Parameters
         ----------
         block : str or None, default=None
             As for `factors`.
+        width : int, default=100
+            Columns of the terminal; longer products go on below.
 
         Returns
         -------
         str
-            Three lines: the matrices, their shapes, their structures.
+            Three lines for every stretch of the product: matrices, shapes, structures.
         """
+        check_integer("width", width, 1)
         top = "loss" if self.loss is not None else "output"
         head = f"d {top} / d {'input' if block is None else block} ="
         cells = [
-            (f"J({f.name})", f"{f.jacobian.shape[0]} x {f.jacobian.shape[1]}", f.jacobian.structure)
+            (f"J({f.name})", _shape(f.jacobian.shape), f.jacobian.structure)
             for f in self.factors(block)
         ]
-        widths = [max(map(len, cell)) for cell in cells]
+        stretches: list[list[tuple[str, str, str]]] = [[]]
+        used = len(head)
+        for cell in cells:
+            room = max(map(len, cell)) + 2
+            if stretches[-1] and used + room > width:
+                stretches.append([])
+                used = len(head)
+            stretches[-1].append(cell)
+            used += room
         lines = []
-        for k in range(3):
-            line = "  ".join(cell[k].ljust(w) for cell, w in zip(cells, widths, strict=True))
-            lines.append(f"{head if k == 0 else '':<{len(head)}} {line}".rstrip())
+        for i, stretch in enumerate(stretches):
+            widths = [max(map(len, cell)) for cell in stretch]
+            for k in range(3):
+                line = "  ".join(c[k].ljust(w) for c, w in zip(stretch, widths, strict=True))
+                start = head if i == 0 and k == 0 else ""
+                lines.append(f"{start:<{len(head)}} {line}".rstrip())
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -860,7 +884,7 @@ def _walk(
             )
         jacobian = ResidualJacobian([y.input for y in reversed(inner)], x.numel())
         shape = tuple(x.shape)
-        return (LayerJacobian(label, "Residual", shape, shape, jacobian, inner=inner),), x + out
+        return (LayerJacobian(label, "Residual", shape, x + out, jacobian, inner=inner),), x + out
     rule = _rule_of(label, module, rules)
     try:
         parts: LayerParts = rule(module, x)
@@ -875,7 +899,7 @@ def _walk(
         label,
         type(module).__name__,
         tuple(x.shape),
-        tuple(parts.output.shape),
+        parts.output.detach(),
         parts.input,
         {_join(name, key): jacobian for key, jacobian in parts.params.items()},
         kinks=parts.kinks,
