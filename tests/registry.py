@@ -656,16 +656,12 @@ OBJECTIVES = [
         StiffRamps,
         {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("ramps")},
         (
-            Wrong(
-                lambda: StiffRamps(1), "`n_entries` must be an integer of at least 2, got 1."
-            ),
+            Wrong(lambda: StiffRamps(1), "`n_entries` must be an integer of at least 2, got 1."),
             Wrong(
                 lambda: StiffRamps(4, n_stiff=4),
                 "`n_stiff` must be an integer between 0 and 3, got 4.",
             ),
-            Wrong(
-                lambda: StiffRamps(4, roundness=1.5), "`roundness` must be at most 1, got 1.5."
-            ),
+            Wrong(lambda: StiffRamps(4, roundness=1.5), "`roundness` must be at most 1, got 1.5."),
             Wrong(lambda: StiffRamps(4, accuracy=0.0), "`accuracy` must be positive, got 0."),
             Wrong(
                 lambda: StiffRamps(3, rotation=torch.eye(2)),

@@ -491,9 +491,9 @@ class JacobianChain(Sequence[LayerJacobian]):
         empty = torch.zeros(self.n_outputs, 0, dtype=torch.float64)
         return RestrictedJacobian(torch.cat([empty, *pieces], 1), tuple(columns))
 
-    def _evaluate(self, params: Mapping[str, Tensor]) -> Tensor:
+    def _evaluate(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return loss or flattened output by torch itself."""
-        output = torch.func.functional_call(self._model, dict(params), (self._x.unsqueeze(0),))
+        output = torch.func.functional_call(self._model, dict(params), (x.unsqueeze(0),))
         if self._loss_fn is None:
             return output.reshape(-1)
         assert self._y is not None
@@ -511,26 +511,28 @@ class JacobianChain(Sequence[LayerJacobian]):
         Returns
         -------
         Agreement
-            The differences, block by block.
+            The differences with respect to the input and to every parameter.
         """
         check_real("tol", tol, 0.0)
         params = dict(self._model.named_parameters())
-        out = self._evaluate(params)
-        used = [params[name] for name in self.blocks]
+        x = self._x.clone().requires_grad_()
+        out = self._evaluate(params, x)
+        used = [x, *(params[name] for name in self.blocks)]
+        ours = {"input": self.product()}
         if self.loss is not None or self.n_outputs == 1:
-            ours = {n: g.reshape(1, -1) for n, g in self.gradients().values.items()}
+            ours |= {n: g.reshape(1, -1) for n, g in self.gradients().values.items()}
         else:
-            ours = {name: self.product(name) for name in self.blocks}
+            ours |= {name: self.product(name) for name in self.blocks}
         rows = [torch.autograd.grad(o, used, retain_graph=True, allow_unused=True) for o in out]
         absolute, relative = {}, {}
-        for i, name in enumerate(self.blocks):
+        for i, (name, mine) in enumerate(ours.items()):
             theirs = torch.stack(
                 [
                     torch.zeros_like(used[i]).reshape(-1) if g is None else g.reshape(-1)
                     for g in (row[i] for row in rows)
                 ]
             )
-            absolute[name], relative[name] = _difference(ours[name], theirs)
+            absolute[name], relative[name] = _difference(mine, theirs)
         return Agreement("automatic differentiation", absolute, relative, tol)
 
     def check_differences(
@@ -557,7 +559,8 @@ class JacobianChain(Sequence[LayerJacobian]):
         Returns
         -------
         Agreement
-            The differences, block by block. Near points without derivative they are large.
+            The differences with respect to the input and to every parameter. Near points without
+            derivative they are large.
         """
         check_real("tol", tol, 0.0)
         check_real("step", step, 0.0, open_low=True)
@@ -566,18 +569,24 @@ class JacobianChain(Sequence[LayerJacobian]):
         params = {n: p.detach() for n, p in self._model.named_parameters()}
         absolute, relative = {}, {}
         with torch.no_grad():
-            for name in self.blocks:
-                size = params[name].numel()
-                along = torch.randn(n_directions, size, generator=generator, dtype=torch.float64)
+            for name in ("input", *self.blocks):
+                here = self._x if name == "input" else params[name]
+                along = torch.randn(
+                    n_directions, here.numel(), generator=generator, dtype=torch.float64
+                )
                 along = along / along.norm(dim=1, keepdim=True)
                 theirs = []
                 for direction in along:
-                    move = step * direction.reshape(params[name].shape)
-                    ahead = self._evaluate({**params, name: params[name] + move})
-                    behind = self._evaluate({**params, name: params[name] - move})
-                    theirs.append((ahead - behind) / (2 * step))
+                    ends = []
+                    for sign in (1.0, -1.0):
+                        there = here + sign * step * direction.reshape(here.shape)
+                        if name == "input":
+                            ends.append(self._evaluate(params, there))
+                        else:
+                            ends.append(self._evaluate({**params, name: there}, self._x))
+                    theirs.append((ends[0] - ends[1]) / (2 * step))
                 ours = along.T
-                for factor in reversed(self.factors(name)):
+                for factor in reversed(self.factors(None if name == "input" else name)):
                     ours = factor.jacobian.jvp(ours)
                 absolute[name], relative[name] = _difference(ours.T, torch.stack(theirs))
         return Agreement("central differences", absolute, relative, tol)
@@ -694,9 +703,7 @@ class JacobianChain(Sequence[LayerJacobian]):
         ]
         values = [
             [name, None if f is None else float(f[0]), float(p[0]), float(p[-1])]
-            for name, f, p in zip(
-                spectrum.names, spectrum.factors, spectrum.prefixes, strict=True
-            )
+            for name, f, p in zip(spectrum.names, spectrum.factors, spectrum.prefixes, strict=True)
         ]
         tables = [
             {
@@ -825,9 +832,7 @@ def _supported(rules: Mapping[type[nn.Module], Rule]) -> str:
     return ", ".join(sorted({kind.__name__ for kind in [*rules, nn.Sequential, Residual]}))
 
 
-def _rule_of(
-    name: str, module: nn.Module, rules: Mapping[type[nn.Module], Rule]
-) -> Rule:
+def _rule_of(name: str, module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> Rule:
     """Return the rule of a layer; subclasses count while they keep the forward."""
     for kind in type(module).__mro__:
         if kind in rules and type(module).forward is kind.forward:
@@ -993,7 +998,9 @@ def layer_jacobians(
         )
     if not isinstance(x, Tensor) or not x.is_floating_point():
         given = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-        raise InvalidParameterError(f"`x` must be a tensor of floating-point numbers, got {given}.")
+        raise InvalidParameterError(
+            f"`x` must be a tensor of floating-point numbers, got {given}."
+        )
     if not bool(torch.isfinite(x).all()):
         raise InvalidParameterError("`x` must be finite, got NaN or infinity.")
     if (loss is None) != (y is None):

@@ -264,9 +264,7 @@ def _layer_norm(layer: nn.Module, x: Tensor) -> LayerParts:
     return LayerParts(_apply(layer, x), input_, params)
 
 
-def _channel_params(
-    layer: nn.Module, h: Tensor, channels: int
-) -> dict[str, AbstractJacobian]:
+def _channel_params(layer: nn.Module, h: Tensor, channels: int) -> dict[str, AbstractJacobian]:
     """Return the derivatives with respect to a gain and an offset for every channel."""
     params: dict[str, AbstractJacobian] = {}
     parts = h.reshape(channels, -1, 1)

@@ -84,9 +84,7 @@ def smallest_diagonal(matrix: Tensor) -> Tensor:
     [3.0, 3.0]
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise InvalidParameterError(
-            f"`matrix` must be square, got shape {tuple(matrix.shape)}."
-        )
+        raise InvalidParameterError(f"`matrix` must be square, got shape {tuple(matrix.shape)}.")
     H = matrix.double()
     scale = H.abs().max() if H.numel() else H.sum()
     if named.any_true((H - H.T).abs() > 1e-6 * scale):

@@ -373,9 +373,7 @@ def _probed(
     return torch.stack(vectors).amax(0), max(norms)
 
 
-def _largest(
-    product: Callable[[Tensor], Tensor], n: int, generator: torch.Generator
-) -> float:
+def _largest(product: Callable[[Tensor], Tensor], n: int, generator: torch.Generator) -> float:
     """Return the largest magnitude of an eigenvalue of a symmetric map, by the power method."""
     v = torch.randn(n, generator=generator, dtype=torch.float64)
     v = v / v.norm()

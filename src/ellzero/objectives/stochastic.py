@@ -276,9 +276,7 @@ class FiniteSum(AbstractTwiceDifferentiable, AbstractStochasticObjective):
 
     @override
     def hessian_vector(self, params: Params, direction: Params) -> Params:
-        products = [
-            named.scale(t.hessian_vector(params, direction), w) for w, t in self._pairs()
-        ]
+        products = [named.scale(t.hessian_vector(params, direction), w) for w, t in self._pairs()]
         out = products[0]
         for product in products[1:]:
             out = named.add(out, product)

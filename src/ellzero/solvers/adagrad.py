@@ -158,9 +158,7 @@ class AdaGrad(AbstractSolver[AdaGradState]):
             step = row_steps(self.step_size, value)
         size = l1_norm(grad)
         first = (self.floor * named.max_abs(grad)).square()
-        squares = named.map_tensors(
-            lambda g: g.square() + named.expand_scalar(first, g), grad
-        )
+        squares = named.map_tensors(lambda g: g.square() + named.expand_scalar(first, g), grad)
         return AdaGradState(
             params,
             value,
