@@ -225,7 +225,8 @@ def test_naive_grows_with_the_square_of_the_depth():
 NETWORKS = {
     "mlp": (
         lambda: nn.Sequential(
-            nn.Linear(5, 7), nn.ReLU(), nn.LayerNorm(7), nn.Linear(7, 4), nn.GELU(), nn.Linear(4, 3)
+            nn.Linear(5, 7), nn.ReLU(), nn.LayerNorm(7), nn.Linear(7, 4), nn.GELU(),
+            nn.Linear(4, 3),
         ),
         (5,),
     ),
@@ -443,8 +444,9 @@ class Recurrent(nn.Module):
 
 X2 = torch.ones(2)
 SUPPORTED = (
-    "AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, Conv1d, "
-    "Conv2d, Dropout, Dropout1d, Dropout2d, ELU, Flatten, GELU, GroupNorm, Hardtanh, Identity, "
+    "AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, BatchNorm1d, BatchNorm2d, "
+    "Conv1d, Conv2d, "
+    "Dropout, Dropout1d, Dropout2d, ELU, Flatten, GELU, GroupNorm, Hardtanh, Identity, "
     "InstanceNorm1d, InstanceNorm2d, LayerNorm, LeakyReLU, Linear, LogSigmoid, LogSoftmax, "
     "MaxPool1d, MaxPool2d, ReLU, ReLU6, Residual, Sequential, SiLU, Sigmoid, Softmax, Softplus, "
     "Softsign, Tanh, Unflatten"
@@ -544,7 +546,8 @@ MESSAGES = {
     "vector": (lambda: layer_jacobians(nn.Linear(2, 2), X2).gradients(),
         "A gradient needs a number, got an output of shape (2,).\n"
         "hint: Pass `loss` and `y` to `layer_jacobians`, or use `product`."),
-    "too large": (lambda: layer_jacobians(nn.Linear(4000, 200), torch.ones(4000)).product("weight"),
+    "too large": (
+        lambda: layer_jacobians(nn.Linear(4000, 200), torch.ones(4000)).product("weight"),
         "The derivative with respect to 'weight' has 160000000 entries, too many to be written "
         "out.\nhint: Give a `loss`, or use `restricted` for some of its columns."),
     "mode": (lambda: layer_jacobians(nn.Linear(2, 1), X2).gradients("bp"),

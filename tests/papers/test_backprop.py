@@ -1,5 +1,7 @@
 """The worked example by hand, and the digit network."""
 
+import itertools
+
 import pytest
 
 from ellzero.papers import find_experiment
@@ -34,7 +36,7 @@ def test_derivation_by_hand_has_the_printed_digits():
 
 def test_counts_of_the_digit_network(summary):
     n = (784, 300, 100, 10)
-    weights = sum(a * b for a, b in zip(n, n[1:], strict=False))
+    weights = sum(a * b for a, b in itertools.pairwise(n))
     # One row of the loss; rows through W3, W2 and both ReLU; a product for every weight.
     down = 10 + 10 * 100 + 100 + 100 * 300 + 300
     assert weights == 266_200

@@ -203,7 +203,8 @@ class RestrictedJacobian:
     @property
     def singular_values(self) -> Tensor:
         """Singular values, descending."""
-        return torch.linalg.svdvals(self.matrix)
+        values: Tensor = torch.linalg.svdvals(self.matrix)
+        return values
 
     @property
     def gauss_newton_smoothness(self) -> float:
@@ -228,8 +229,14 @@ class JacobianChain(Sequence[LayerJacobian]):
         Row of derivatives of the loss with respect to the output.
     value : Tensor
         The loss, or the output.
-    model, loss_fn, x, y
-        What they were made from, in float64.
+    model : torch.nn.Module
+        The network, in float64.
+    loss_fn : torch.nn.Module or None
+        The loss.
+    x : Tensor
+        The sample, in float64.
+    y : Tensor or None
+        The target.
     loss_kinks : tuple of str, default=()
         Sentences about entries at which the loss has no derivative.
     """
@@ -493,7 +500,7 @@ class JacobianChain(Sequence[LayerJacobian]):
 
     def _evaluate(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Return loss or flattened output by torch itself."""
-        output = torch.func.functional_call(self._model, dict(params), (x.unsqueeze(0),))
+        output: Tensor = torch.func.functional_call(self._model, dict(params), (x.unsqueeze(0),))
         if self._loss_fn is None:
             return output.reshape(-1)
         assert self._y is not None
@@ -835,7 +842,7 @@ def _supported(rules: Mapping[type[nn.Module], Rule]) -> str:
 def _rule_of(name: str, module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> Rule:
     """Return the rule of a layer; subclasses count while they keep the forward."""
     for kind in type(module).__mro__:
-        if kind in rules and type(module).forward is kind.forward:
+        if kind in rules and type(module).forward is getattr(kind, "forward", None):
             return rules[kind]
     raise InvalidParameterError(
         f"Layer {name!r} ({type(module).__name__}) has no Jacobian rule.",

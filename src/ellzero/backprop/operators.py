@@ -63,7 +63,8 @@ class AbstractJacobian(ABC):
 
     def singular_values(self) -> Tensor:
         """Return the singular values, descending."""
-        return torch.linalg.svdvals(self.dense())
+        values: Tensor = torch.linalg.svdvals(self.dense())
+        return values
 
     def __repr__(self) -> str:
         """Return shape and structure."""
@@ -301,11 +302,13 @@ class SparseJacobian(AbstractJacobian):
 
     @override
     def vjp(self, rows: Tensor) -> Tensor:
-        return torch.sparse.mm(self._matrix.t(), rows.T.contiguous()).T
+        out: Tensor = torch.sparse.mm(self._matrix.t(), rows.T.contiguous()).T
+        return out
 
     @override
     def jvp(self, columns: Tensor) -> Tensor:
-        return torch.sparse.mm(self._matrix, columns)
+        out: Tensor = torch.sparse.mm(self._matrix, columns)
+        return out
 
     @override
     def dense(self) -> Tensor:
@@ -354,20 +357,20 @@ class BlockJacobian(AbstractJacobian):
 
     @override
     def vjp(self, rows: Tensor) -> Tensor:
-        G, p, q = self._blocks.shape
+        G, p, _ = self._blocks.shape
         parts = rows.reshape(-1, G, self._repeats, p)
         return torch.einsum("kgrp,gpq->kgrq", parts, self._blocks).reshape(-1, self.shape[1])
 
     @override
     def jvp(self, columns: Tensor) -> Tensor:
-        G, p, q = self._blocks.shape
+        G, _, q = self._blocks.shape
         parts = columns.T.reshape(-1, G, self._repeats, q)
         out = torch.einsum("kgrq,gpq->kgrp", parts, self._blocks)
         return out.reshape(-1, self.shape[0]).T
 
     @override
     def dense(self) -> Tensor:
-        return torch.block_diag(*(b for b in self._blocks for _ in range(self._repeats)))
+        return _block_diagonal(self._blocks.repeat_interleave(self._repeats, 0))
 
     @override
     def columns(self, index: Tensor) -> Tensor:
@@ -383,7 +386,8 @@ class BlockJacobian(AbstractJacobian):
     def singular_values(self) -> Tensor:
         values = torch.linalg.svdvals(self._blocks).reshape(-1)
         repeated = values.repeat(self._repeats)
-        return repeated.sort(descending=True).values
+        out: Tensor = repeated.sort(descending=True).values
+        return out
 
 
 @final
@@ -435,7 +439,7 @@ class LowRankJacobian(AbstractJacobian):
 
     @override
     def dense(self) -> Tensor:
-        return torch.block_diag(*(torch.diag_embed(self._d) + self._a @ self._b.mT))
+        return _block_diagonal(torch.diag_embed(self._d) + self._a @ self._b.mT)
 
 
 @final
@@ -485,6 +489,15 @@ class ResidualJacobian(AbstractJacobian):
     @override
     def dense(self) -> Tensor:
         return self.vjp(torch.eye(self._size, dtype=torch.float64))
+
+
+def _block_diagonal(blocks: Tensor) -> Tensor:
+    """Return the matrix with the blocks of shape (G, p, q) on its diagonal."""
+    G, p, q = blocks.shape
+    out = torch.zeros(G, p, G, q, dtype=blocks.dtype, device=blocks.device)
+    at = torch.arange(G, device=blocks.device)
+    out[at, :, at] = blocks
+    return out.reshape(G * p, G * q)
 
 
 def size_of(shape: Sequence[int]) -> int:

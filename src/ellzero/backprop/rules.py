@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,7 +172,7 @@ def _relu(layer: nn.Module, z: Tensor) -> Tensor:
 
 
 def _leaky(layer: nn.Module, z: Tensor) -> Tensor:
-    return torch.where(z > 0, 1.0, _number(layer, "negative_slope")).to(z.dtype)
+    return torch.where(z > 0, torch.ones_like(z), _number(layer, "negative_slope"))
 
 
 def _elu(layer: nn.Module, z: Tensor) -> Tensor:
@@ -303,10 +304,11 @@ def _batch_norm(layer: nn.Module, x: Tensor) -> LayerParts:
     return LayerParts(_apply(layer, x), DiagonalJacobian(slopes), params)
 
 
-def _pair(value: object, axes: int) -> tuple[int, int]:
+def _pair(value: Any, axes: int) -> tuple[int, int]:
     """Return an option for two axes; layers of one axis have a trivial first one."""
     numbers = tuple(value) if isinstance(value, tuple) else (value,) * axes
-    return (0, int(numbers[0])) if axes == 1 else (int(numbers[0]), int(numbers[1]))
+    sizes = [int(n) for n in numbers]
+    return (0, sizes[0]) if axes == 1 else (sizes[0], sizes[1])
 
 
 def _windows(
@@ -392,9 +394,10 @@ def _max_pool(layer: nn.Module, x: Tensor) -> LayerParts:
     best = values.amax(1, keepdim=True)
     tied = int(((values == best).sum(1) > 1).sum())
     # The first of equals, as torch takes it.
-    first = (values == best).to(torch.int64).argmax(1, keepdim=True)
+    window = torch.arange(values.shape[1]).reshape(1, -1, 1)
+    first = torch.where(values == best, window, values.shape[1]).amin(1, keepdim=True)
     chosen = places.gather(1, first).reshape(-1)
-    said = ()
+    said: tuple[str, ...] = ()
     if tied:
         said = (
             f"{tied} of {best.numel()} windows have more than one largest entry, where "

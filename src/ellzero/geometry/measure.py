@@ -363,7 +363,11 @@ def _probed(
         floor = FLOOR * magnitudes.mean()
         S = magnitudes.clamp_min(max(named.to_float(floor), 1e-300))
         root = S.sqrt()
-        lift = _largest(lambda v, r=root, p=product: p(v / r) / r, n, generator)
+
+        def scaled(vector: Tensor, root: Tensor = root, point: Params = point) -> Tensor:
+            return product(vector / root, point) / root
+
+        lift = _largest(scaled, n, generator)
         norm = _largest(product, n, generator)
         # A constant diagonal is valid, too; the smaller sum wins.
         L = lift * S
@@ -410,7 +414,11 @@ def measure_module(
     batches : iterable of tuple
         Pairs of inputs and targets, as a loader gives them. The noise is that of drawing one of
         them.
-    lower_bound, n_probes, generator
+    lower_bound : float, default=0.0
+        As for `measure_geometry`.
+    n_probes : int, default=32
+        As for `measure_geometry`.
+    generator : torch.Generator or None, default=None
         As for `measure_geometry`.
 
     Returns

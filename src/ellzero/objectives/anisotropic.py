@@ -96,9 +96,9 @@ class StiffRamps(_Separable, AbstractSmoothObjective, AbstractCoordinateSmoothOb
 
     with m stiff coordinates, :math:`s = 2 \epsilon / (n - m)` and :math:`r = \rho D`. From
     `start`, :math:`z = (q / \sqrt m, \ldots, q / \sqrt m, D, \ldots, D)` with
-    :math:`D = \Delta / (2 \epsilon)`, all ramps together have nearly the height :math:`\Delta` and the
-    slope :math:`2 \epsilon`, and all stiff coordinates the height :math:`L q^2 / 2`, whatever n and
-    m are.
+    :math:`D = \Delta / (2 \epsilon)`, all ramps together have nearly the height :math:`\Delta`
+    and the slope :math:`2 \epsilon`, and all stiff coordinates the height :math:`L q^2 / 2`,
+    whatever n and m are.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class StiffRamps(_Separable, AbstractSmoothObjective, AbstractCoordinateSmoothOb
             self._slope * (ramp.abs() - self._r / 2),
         )
         slope = self._slope * (ramp / self._r).clamp(-1, 1)
-        curvature = torch.where(inside, self._slope / self._r, 0.0).to(z.dtype)
+        curvature = torch.where(inside, self._slope / self._r, torch.zeros_like(ramp))
         return (
             torch.cat([self._stiff / 2 * stiff.square(), value], -1),
             torch.cat([self._stiff * stiff, slope], -1),
@@ -339,4 +339,5 @@ def random_rotation(n_entries: int, generator: torch.Generator) -> Tensor:
     n = check_integer("n_entries", n_entries, 1)
     Q, R = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
     # The signs make the distribution uniform.
-    return Q * torch.where(R.diagonal() < 0, -1.0, 1.0)
+    out: Tensor = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q)
+    return out

@@ -1,4 +1,4 @@
-r"""AdaGrad against gradient descent in l1-stationarity: where the factor n is, and where it is not.
+r"""AdaGrad against gradient descent in l1-stationarity: where the factor n is, and where not.
 
 The paper proves that AdaGrad can need n times fewer iterations than any step size of SGD. No
 experiment of it is known; this one is an instance on which the factor can be seen, with the
@@ -485,8 +485,8 @@ def _summary(
                     [
                         "flat curvature, tuned AdaGrad",
                         f"a gap again: slope {slopes['flat, tuned']:.2f}. Separable problems "
-                        "without noise are far easier for AdaGrad than its worst case; tuned steps "
-                        "alone prove nothing about the theorem.",
+                        "without noise are far easier for AdaGrad than its worst case; tuned "
+                        "steps alone prove nothing about the theorem.",
                     ],
                     ["rotated axes", "no gap: the advantage is that of the coordinate axes."],
                     [

@@ -12,6 +12,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -93,7 +94,7 @@ def digit_network(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     """Return a random 784-300-100-10 network with ReLU, an image of noise and its label."""
     generator = torch.Generator().manual_seed(seed)
     parts: list[nn.Module] = []
-    for n_in, n_out in zip(UNITS, UNITS[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(UNITS):
         parts += [nn.Linear(n_in, n_out, dtype=torch.float64), nn.ReLU()]
     model = nn.Sequential(*parts[:-1])
     _normal(model, generator, math.sqrt(2))
