@@ -56,7 +56,7 @@ class Bracket:
         self.fixings: list[Fixing] = []
         self.closings: list[Window] = []
         self.margin = 0.0
-        self.lines = parts_of(mesh) if mesh.shape is not None else blocks_of(mesh)
+        self.lines = parts_of(mesh) if mesh.shape is not None else blocks_of(mesh, paths=True)
         self.n_windows = 0
         self.n_sweeps = 0
 
@@ -69,7 +69,7 @@ class Bracket:
     def proof(self) -> Narrowing:
         """Everything that was done, for others to check."""
         left = int(np.count_nonzero(self.open))
-        return Narrowing(self.price, self.fixings, self.closings, left)
+        return Narrowing(self.price, self.fixings, self.closings, self.low, left)
 
     def cost(self) -> Floats:
         """Return the cost of every node that is not known; 0 where on, infinity where off."""
@@ -127,7 +127,7 @@ class Bracket:
         """Record steps, and move the level to the best signal on what is known."""
         if not steps:
             return
-        self.fixings.append(Fixing(is_low, level, steps))
+        self.fixings.append(Fixing(is_low, level, self.low, steps))
         if is_low:
             self.low = self.mesh.refit(self.on, guess)
         else:
@@ -139,31 +139,16 @@ class Bracket:
         for nodes in self._pieces(width, shift):
             if self.stop():
                 break
-            window, pieces = self._solve(nodes, level, MOST_OPEN, MOST_ORDERS)
-            if window is None:
+            if np.count_nonzero(self.open[nodes]) > MOST_OPEN:
                 continue
-            always, never = pieces
-            if is_low and always.size:
-                self.on[always] = True
-                steps.append(window)
-            if not is_low and never.size:
-                self.off[never[~self.on[never]]] = True
-                steps.append(window)
+            part = split(self.mesh, nodes, self.cost(), self.low, level)
+            found = minimize(part.pairwise, most=MOST_ORDERS, stop=self.stop)
+            self.n_windows += 1
+            decided = (found.always if is_low else found.never) & self.open[part.nodes]
+            if decided.any():
+                (self.on if is_low else self.off)[part.nodes[decided]] = True
+                steps.append(Window(nodes, found.orders, found.shares, found.chosen, decided))
         self._settle(is_low, level, list(steps), level)
-
-    def _solve(
-        self, nodes: Integers, level: Floats, most_open: int, most_orders: int
-    ) -> tuple[Window | None, tuple[Integers, Integers]]:
-        """Return a solved window with the nodes that it proves to be on, and off."""
-        nothing = np.zeros(0, dtype=np.int64)
-        n_open = int(np.count_nonzero(self.open[nodes]))
-        if n_open == 0 or n_open > most_open:
-            return None, (nothing, nothing)
-        part = split(self.mesh, nodes, self.cost(), self.low, level)
-        found = minimize(part.pairwise, most=most_orders, stop=self.stop)
-        self.n_windows += 1
-        window = Window(nodes, found.orders, found.shares, found.chosen)
-        return window, (part.nodes[found.always], part.nodes[found.never])
 
     def _pieces(self, width: int, shift: int) -> Iterator[Integers]:
         """Return the connected parts of windows, without nodes that are off."""
@@ -195,7 +180,8 @@ class Bracket:
             part = split(self.mesh, nodes, self.cost(), self.low, level)
             found = minimize(part.pairwise, most=MOST_LAST_ORDERS, stop=self.stop)
             self.n_windows += 1
-            self.closings.append(Window(nodes, found.orders, found.shares, found.chosen))
+            every = np.ones(part.nodes.size, dtype=np.bool_)
+            self.closings.append(Window(nodes, found.orders, found.shares, found.chosen, every))
             self.margin += found.margin
             self.on[part.nodes[found.chosen]] = True
             rest = part.nodes[~found.chosen]
@@ -256,7 +242,7 @@ class SignedBracket:
         every = ~mesh.dead
         self.high: Floats = replace(mesh, y=np.maximum(mesh.y, 0.0)).refit(every)
         self.low: Floats = -replace(mesh, y=np.maximum(-mesh.y, 0.0)).refit(every)
-        self.lines: list[Lines] = parts_of(mesh) if mesh.shape is not None else blocks_of(mesh)
+        self.lines: list[Lines] = parts_of(mesh) if mesh.shape is not None else blocks_of(mesh, paths=True)
         self.fixings: list[Fixing] = []
 
     @property
@@ -273,7 +259,7 @@ class SignedBracket:
     def proof(self) -> Narrowing:
         """Everything that was done, for others to check."""
         left = int(np.count_nonzero(~(self.on | self.off)))
-        return Narrowing(self.price, self.fixings, [], left)
+        return Narrowing(self.price, self.fixings, [], None, left)
 
     def narrow(self, most: int = MOST_SWEEPS) -> None:
         """Sweep from both sides until nothing more is decided."""
@@ -298,7 +284,7 @@ class SignedBracket:
             steps.append(Sweep(lines, support))
             near = current[lines.nodes]
             current[lines.nodes] = np.maximum(near, found) if is_low else np.minimum(near, found)
-        self.fixings.append(Fixing(is_low, level, list(steps)))
+        self.fixings.append(Fixing(is_low, level, self.low, list(steps)))
         if is_low:
             self.low = current
         else:

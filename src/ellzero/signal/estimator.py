@@ -12,8 +12,11 @@ from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.signal.certificate import certify_chain, certify_forest
-from ellzero.signal.chain import Chain, Line, solve_budgeted, solve_penalized
+from ellzero.signal.certificate_graph import certify_mesh
+from ellzero.signal.chain import Callback, Chain, Line, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
+from ellzero.signal.graph import Mesh
+from ellzero.signal.grid import solve_mesh
 from ellzero.signal.inputs import (
     Samples,
     read_graph,
@@ -139,7 +142,9 @@ class SparseSmooth(BaseEstimator):
         self.time_limit = time_limit
         self.certify = certify
 
-    def fit(self, y: Any, sample_weight: Any = None) -> SparseSmooth:
+    def fit(
+        self, y: Any, sample_weight: Any = None, *, callback: Callback | None = None
+    ) -> SparseSmooth:
         """Estimate the signal behind samples.
 
         Parameters
@@ -148,6 +153,10 @@ class SparseSmooth(BaseEstimator):
             Samples; NaN are missing.
         sample_weight : array of the shape of `y`, or None, default=None
             Weight of every sample; 0 leaves it out.
+        callback : callable or None, default=None
+            Called as ``callback(n_calls, value, lower_bound)`` by methods that go in rounds, with
+            `y` in units of its largest magnitude; a true return value stops, as an interrupt from
+            the keyboard does on grids and graphs, and what there is becomes the fit.
 
         Returns
         -------
@@ -160,7 +169,7 @@ class SparseSmooth(BaseEstimator):
                 f"Exactly one of `n_nonzero` and `penalty` must be given, got {given}.",
                 "Pass `n_nonzero=20` for a budget, or `penalty=0.1` for a cost of each nonzero.",
             )
-        return self._fit(self._read(y, sample_weight), self.n_nonzero, [])
+        return self._fit(self._read(y, sample_weight), self.n_nonzero, [], callback)
 
     def _read(self, y: Any, sample_weight: Any) -> _Posed:
         """Return everything that does not depend on the budget, checked."""
@@ -188,14 +197,16 @@ class SparseSmooth(BaseEstimator):
             scaled = bump / samples.scale**2
             chain = Chain(samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled)
             return _Posed(samples, chain)
-        if graph.kind != "forest":
-            raise IncompatibleError(
-                f"`graph` must be a chain or a forest, got a graph with {graph.n_edges} edges "
-                f"between {n} samples, which has cycles.",
-                "Leave edges out until no cycle is left.",
-            )
         if bump > 0:
-            raise IncompatibleError("`bump_penalty` needs a chain, got a forest.")
+            raise IncompatibleError(f"`bump_penalty` needs a chain, got a {graph.noun}.")
+        if graph.kind != "forest":
+            shape = samples.shape if graph.kind == "grid" else None
+            held = edges > 0
+            mesh = Mesh(
+                samples.y, samples.weights, graph.first[held], graph.second[held], edges[held],
+                bool(self.nonnegative), kinds, None if shape is None else (shape[0], shape[1]),
+            )  # fmt: skip
+            return _Posed(samples, mesh)
         rooted = root_forest(graph, n)
         order = rooted.order
         up = np.where(rooted.edge >= 0, edges[rooted.edge] if edges.size else 0.0, 0.0)
@@ -205,7 +216,13 @@ class SparseSmooth(BaseEstimator):
         )  # fmt: skip
         return _Posed(samples, forest, order)
 
-    def _fit(self, posed: _Posed, n_nonzero: int | None, lines: list[Line]) -> SparseSmooth:
+    def _fit(
+        self,
+        posed: _Posed,
+        n_nonzero: int | None,
+        lines: list[Line],
+        callback: Callback | None = None,
+    ) -> SparseSmooth:
         """Solve for one budget, or the penalized form, and keep the answer."""
         samples, data = posed.samples, posed.data
         unit = samples.scale**2
@@ -219,16 +236,28 @@ class SparseSmooth(BaseEstimator):
             if price is not None:
                 found = solve_penalized(data, price)
             else:
-                found = solve_budgeted(data, budget or 0, time_limit=self.time_limit, lines=lines)
+                found = solve_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, callback=callback, lines=lines
+                )
             if self.certify:
                 certificate = certify_chain(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
+        elif isinstance(data, Mesh):
+            found = solve_mesh(
+                data, price=price, budget=budget, time_limit=self.time_limit, callback=callback
+            )
+            if self.certify:
+                certificate = certify_mesh(
                     data, found, budget=budget, penalty=price, scale=samples.scale
                 )
         else:
             if price is not None:
                 found = solve_forest_penalized(data, price)
             else:
-                found = solve_forest_budgeted(data, budget or 0, time_limit=self.time_limit)
+                found = solve_forest_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, callback=callback
+                )
             if self.certify:
                 certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
         if posed.order is not None:
@@ -248,7 +277,7 @@ class SparseSmooth(BaseEstimator):
         self.certificate_ = certificate
         return self
 
-    def _check_budget(self, n_nonzero: Any, data: Chain | Forest) -> int:
+    def _check_budget(self, n_nonzero: Any, data: Chain | Forest | Mesh) -> int:
         """Return how many nonzeros that count are allowed."""
         n = data.size
         check_integer("n_nonzero", n_nonzero, 0)
@@ -348,7 +377,8 @@ class SparseSmooth(BaseEstimator):
         posed = self._read(y, sample_weight)
         data = posed.data
         if not isinstance(data, Chain):
-            raise IncompatibleError("`select` needs a chain, got a forest.")
+            noun = "forest" if isinstance(data, Forest) else "graph with cycles"
+            raise IncompatibleError(f"`select` needs a chain, got a {noun}.")
         budgets = _budgets(data) if n_nonzero is None else list(n_nonzero)
         if not budgets:
             raise InvalidParameterError("`n_nonzero` must hold at least one budget, got none.")
@@ -381,7 +411,7 @@ class _Posed:
     """Samples with the data of the program that is solved for them."""
 
     samples: Samples
-    data: Chain | Forest
+    data: Chain | Forest | Mesh
     order: Integers | None = None
 
 

@@ -351,45 +351,81 @@ def parts_of(mesh: Mesh) -> list[Lines]:
     return parts
 
 
-def blocks_of(mesh: Mesh) -> list[Lines]:
-    """Return sets of nodes, each without a cycle inside and without any edge left out.
+def blocks_of(mesh: Mesh, *, paths: bool = False) -> list[Lines]:
+    """Return sets of nodes that hold all edges between them, and no cycle.
+
+    Parameters
+    ----------
+    mesh : Mesh
+        Data.
+    paths : bool, default=False
+        Whether every set must consist of paths.
 
     Notes
     -----
-    Every second row or column of a grid; else a greedy partition of the nodes into sets that
-    induce forests.
+    Every second row or column of a grid; else a greedy partition of the nodes.
     """
     if mesh.shape is not None:
         number = np.arange(mesh.size, dtype=np.int64).reshape(mesh.shape)
         sides = (number, number.T.copy())
         return [chain_of(mesh, list(s[k::2])) for s in sides for k in (0, 1) if s[k::2].size]
-    n = mesh.size
-    matrix = mesh.matrix
-    label = np.full(n, -1, dtype=np.int64)
-    roots: list[dict[int, int]] = []
-
-    def root(of: dict[int, int], v: int) -> int:
-        while of[v] != v:
-            of[v] = of[of[v]]
-            v = of[v]
-        return v
-
-    for v in range(n):
-        near = matrix.indices[matrix.indptr[v] : matrix.indptr[v + 1]]
-        near = near[near != v]
-        for k in range(len(roots) + 1):
-            if k == len(roots):
-                roots.append({})
-            of = roots[k]
-            tops = [root(of, int(u)) for u in near[label[near] == k]]
-            if len(set(tops)) == len(tops):
-                of[v] = v
+    near = _neighbors(mesh)
+    label = [-1] * mesh.size
+    # For every set, the node above each of its nodes in a union, and neighbors in the set.
+    above: list[dict[int, int]] = []
+    beside: list[dict[int, list[int]]] = []
+    for v in range(mesh.size):
+        for k in range(len(above) + 1):
+            if k == len(above):
+                above.append({})
+                beside.append({})
+            mine = [u for u in near[v] if label[u] == k]
+            tops = [_top(above[k], u) for u in mine]
+            fits = not paths or (len(mine) <= 2 and all(len(beside[k][u]) < 2 for u in mine))
+            if fits and len(set(tops)) == len(tops):
+                above[k][v], beside[k][v], label[v] = v, mine, k
                 for top in tops:
-                    of[top] = v
-                label[v] = k
+                    above[k][top] = v
+                for u in mine:
+                    beside[k][u].append(v)
                 break
+    if paths:
+        return [chain_of(mesh, _walks(links)) for links in beside]
+    labels = np.array(label)
     blocks = []
-    for k in range(len(roots)):
-        inside = np.flatnonzero((label[mesh.first] == k) & (label[mesh.second] == k))
-        blocks.append(forest_of(mesh, np.flatnonzero(label == k), inside))
+    for k in range(len(above)):
+        inside = np.flatnonzero((labels[mesh.first] == k) & (labels[mesh.second] == k))
+        blocks.append(forest_of(mesh, np.flatnonzero(labels == k), inside))
     return blocks
+
+
+def _neighbors(mesh: Mesh) -> list[list[int]]:
+    matrix = mesh.matrix
+    ends = matrix.indptr.tolist()
+    columns = matrix.indices.tolist()
+    return [[u for u in columns[ends[v] : ends[v + 1]] if u != v] for v in range(mesh.size)]
+
+
+def _top(above: dict[int, int], v: int) -> int:
+    """Return the node that stands for the tree of a node."""
+    while above[v] != v:
+        above[v] = above[above[v]]
+        v = above[v]
+    return v
+
+
+def _walks(links: dict[int, list[int]]) -> list[Integers]:
+    """Return the nodes of every path, from one end to the other."""
+    seen: set[int] = set()
+    walks = []
+    for v, near in links.items():
+        if len(near) > 1 or v in seen:
+            continue
+        walk, following = [], [v]
+        while following:
+            node = following[0]
+            walk.append(node)
+            seen.add(node)
+            following = [u for u in links[node] if u not in seen]
+        walks.append(np.array(walk, dtype=np.int64))
+    return walks

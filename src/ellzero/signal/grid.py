@@ -285,7 +285,7 @@ def _multiplier(search: _Search, budget: int) -> float:
     dense = mesh.refit(mesh.costs(1.0) < np.inf)
     if mesh.count(dense != 0) <= budget:
         search.offer(dense)
-        search.prove(search.value, Narrowing(0.0, [], [], 0))
+        search.prove(search.value, Narrowing(0.0, [], [], None, 0))
         return 0.0
     low = _Point(0, mesh.value(mesh.refit(mesh.costs(1.0) <= 0), 0.0))
     high = _Point(mesh.count(dense != 0), mesh.value(dense, 0.0))

@@ -41,12 +41,15 @@ class Window:
         Shares of their vertices.
     chosen : ndarray of shape (m,), bool
         Best known set of them.
+    decided : ndarray of shape (m,), bool
+        Which of them the base decides.
     """
 
     nodes: Integers
     orders: Integers
     shares: Floats
     chosen: Bools
+    decided: Bools
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Fixing:
         turn off.
     level : ndarray of shape (n,)
         The level.
+    low : ndarray of shape (n,)
+        A level below a minimizer; windows eliminate the nodes that are above zero there.
     steps : list of Sweep or Window
         In order.
     """
 
     is_low: bool
     level: Floats
+    low: Floats
     steps: list[Sweep | Window]
 
 
@@ -81,6 +87,8 @@ class Narrowing:
         In order.
     closings : list of Window
         Components of what was left, each with a base whose margin is the gap that it leaves.
+    low : ndarray of shape (n,) or None
+        Level below a minimizer for the closings.
     left : int
         Nodes that neither a step nor a closing covers; above 0 there is no bound.
     """
@@ -88,6 +96,7 @@ class Narrowing:
     price: float
     fixings: list[Fixing]
     closings: list[Window]
+    low: Floats | None
     left: int
 
 
