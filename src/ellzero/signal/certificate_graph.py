@@ -315,7 +315,7 @@ def _base(pairwise: Pairwise, window: Window) -> tuple[Floats, float]:
     # The value of the chosen set, as the first of an order.
     order = np.concatenate([np.flatnonzero(window.chosen), np.flatnonzero(~window.chosen)])
     value = float(pairwise.base(order)[window.chosen].sum())
-    return base, margin_of(value, base)
+    return base, margin_of(pairwise, value, base)
 
 
 class _Signed:

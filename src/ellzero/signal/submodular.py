@@ -76,6 +76,8 @@ class Proven:
         The combination.
     margin : float
         Value minus bound, plus what rounding may be.
+    always, never : ndarray of shape (m,), bool
+        Nodes of every minimizer, and of none, with room for others who add up anew.
     orders : ndarray of shape (k, m), int64
         Orders of the vertices.
     shares : ndarray of shape (k,)
@@ -86,29 +88,22 @@ class Proven:
     value: float
     base: Floats
     margin: float
+    always: Bools
+    never: Bools
     orders: Integers
     shares: Floats
 
-    @property
-    def always(self) -> Bools:
-        """Nodes of every minimizer."""
-        return np.asarray(self.base < -self._sure)
 
-    @property
-    def never(self) -> Bools:
-        """Nodes of no minimizer."""
-        return np.asarray(self.base > self._sure)
-
-    @property
-    def _sure(self) -> float:
-        """The margin, and a little more so that others who add it up anew agree."""
-        return self.margin * (1.0 + 1e-6) + 10.0 * ROUND * float(np.abs(self.base).sum())
-
-
-def margin_of(value: float, base: Floats) -> float:
+def margin_of(pairwise: Pairwise, value: float, base: Floats) -> float:
     """Return the distance of a value to the bound of a base, with room for rounding."""
     bound = float(np.minimum(base, 0.0).sum())
-    return max(value - bound, 0.0) + ROUND * float(np.abs(base).sum())
+    return max(value - bound, 0.0) + rounding_of(pairwise, base)
+
+
+def rounding_of(pairwise: Pairwise, base: Floats) -> float:
+    """Return what rounding may be: a base consists of costs, and of squares that they exceed."""
+    costs = float(pairwise.cost.sum())
+    return ROUND * (costs + abs(costs - float(base.sum())))
 
 
 def minimize(
@@ -163,11 +158,10 @@ def minimize(
             value = float(totals[place])
             chosen = np.zeros(m, dtype=np.bool_)
             chosen[order[: place + 1]] = True
-        margin = margin_of(value, x)
+        margin = margin_of(pairwise, value, x)
         if margin < best_margin:
             best_margin, best = margin, (x, list(orders), shares)
-        scale = ROUND * float(np.abs(x).sum())
-        if margin <= 2.0 * scale or (stop is not None and stop()):
+        if margin <= 2.0 * rounding_of(pairwise, x) or (stop is not None and stop()):
             break
         order = np.argsort(x, kind="stable")
         vertex = pairwise.base(order)
@@ -207,11 +201,13 @@ def minimize(
                 keep[np.argmin(np.where(falling, shares, np.inf))] = False
             corners, gram, orders, shares = _kept(corners, gram, orders, shares, keep)
         x = shares @ corners
-    margin = margin_of(value, x)
+    margin = margin_of(pairwise, value, x)
     if margin < best_margin:
         best = (x, orders, shares)
     x, orders, shares = best
-    return Proven(chosen, value, x, margin_of(value, x), np.array(orders), shares)
+    margin = margin_of(pairwise, value, x)
+    sure = (1.0 + 1e-6) * margin + 10.0 * rounding_of(pairwise, x)
+    return Proven(chosen, value, x, margin, x < -sure, x > sure, np.array(orders), shares)
 
 
 def _kept(
