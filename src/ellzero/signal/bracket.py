@@ -77,17 +77,18 @@ class Bracket:
 
     def narrow(self) -> None:
         """Fix as many nodes as sweeps and windows can; stop when asked."""
-        self._sweep_until_stable()
+        self.sweep_until_stable()
         for width in WIDTHS:
             for shift in (0, width // 2):
                 for is_low in (True, False):
                     if self.stop() or not self.open.any():
                         return
                     self._windows(width, shift, is_low)
-            self._sweep_until_stable()
+            self.sweep_until_stable()
         self._close()
 
-    def _sweep_until_stable(self) -> None:
+    def sweep_until_stable(self) -> None:
+        """Solve lines from both sides while that decides more than a few nodes."""
         for _ in range(MOST_SWEEPS):
             before = int(np.count_nonzero(self.open))
             for is_low in (True, False):
@@ -242,7 +243,9 @@ class SignedBracket:
         every = ~mesh.dead
         self.high: Floats = replace(mesh, y=np.maximum(mesh.y, 0.0)).refit(every)
         self.low: Floats = -replace(mesh, y=np.maximum(-mesh.y, 0.0)).refit(every)
-        self.lines: list[Lines] = parts_of(mesh) if mesh.shape is not None else blocks_of(mesh, paths=True)
+        self.lines: list[Lines] = (
+            parts_of(mesh) if mesh.shape is not None else blocks_of(mesh, paths=True)
+        )
         self.fixings: list[Fixing] = []
 
     @property

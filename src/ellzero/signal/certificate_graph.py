@@ -128,9 +128,7 @@ def _line_bound(
     """Return a bound on lines that holds whatever the messages are."""
     *_, kept, first, bases = sweep(y, weights, lines.edges, cost, 0.0, nonnegative, True)
     low, high = domains(y, weights, lines.edges, nonnegative)
-    bound, _ = bound_of_messages(
-        y, weights, lines.edges, cost, 0.0, low, high, kept, first, bases
-    )
+    bound, _ = bound_of_messages(y, weights, lines.edges, cost, 0.0, low, high, kept, first, bases)
     return float(bound)
 
 

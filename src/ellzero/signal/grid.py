@@ -178,9 +178,7 @@ def _take_bracket(search: _Search, bracket: Bracket, price: float) -> None:
     """Keep the signal and the bound of a bracket in the penalized form."""
     mesh = search.mesh
     n_open = int(np.count_nonzero(bracket.open))
-    search.measures.update(
-        n_open=n_open, n_windows=bracket.n_windows, n_sweeps=bracket.n_sweeps
-    )
+    search.measures.update(n_open=n_open, n_windows=bracket.n_windows, n_sweeps=bracket.n_sweeps)
     search.offer(mesh.refit(bracket.on))
     if n_open == 0:
         search.prove(search.value - bracket.margin, bracket.proof)
@@ -290,11 +288,21 @@ def _multiplier(search: _Search, budget: int) -> float:
     low = _Point(0, mesh.value(mesh.refit(mesh.costs(1.0) <= 0), 0.0))
     high = _Point(mesh.count(dense != 0), mesh.value(dense, 0.0))
     best = 0.0
+    is_large = mesh.size > EXACT_BUDGETS
+    is_rough = is_large
+    # A first guess: what the least of as many nodes of the dense signal pays for itself.
+    pays = np.sort(mesh.weights * dense**2)[::-1]
+    guess = float(pays[budget - 1]) if budget and is_large else 0.0
     for _ in range(MOST_PRICES):
-        price = (low.value - high.value) / (high.count - low.count)
+        price = guess or (low.value - high.value) / (high.count - low.count)
+        guess = 0.0
         if price <= 0:
             break
-        if mesh.is_positive:
+        if mesh.is_positive and is_rough:
+            bracket = Bracket(mesh, price, search.stop)
+            bracket.sweep_until_stable()
+            signal = _descend_free(search, mesh.refit(bracket.on), price)
+        elif mesh.is_positive:
             bracket = Bracket(mesh, price, search.stop)
             bracket.narrow()
             search.measures["n_windows"] = (
@@ -314,9 +322,16 @@ def _multiplier(search: _Search, budget: int) -> float:
             best = price
         _fit_budget(search, signal)
         count = mesh.count(signal != 0)
-        if search.report() or search.is_closed or count == budget:
+        if search.report() or search.is_closed:
             break
-        if not low.count < count < high.count:
+        if is_rough and (
+            abs(count - budget) <= 0.03 * budget or not low.count < count < high.count
+        ):
+            # Close enough: the rest is for programs that prove something.
+            if not mesh.is_positive:
+                break
+            is_rough = False
+        elif count == budget or not low.count < count < high.count:
             break
         value = mesh.value(signal, 0.0)
         if count < budget:
