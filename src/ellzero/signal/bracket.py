@@ -251,12 +251,12 @@ class SignedBracket:
     @property
     def on(self) -> Bools:
         """Nodes that are on in a minimizer."""
-        return (self.low > 0) | (np.maximum(self.high, self.low) < 0)
+        return np.asarray((self.low > 0) | (np.maximum(self.high, self.low) < 0))
 
     @property
     def off(self) -> Bools:
         """Nodes that are zero in a minimizer."""
-        return (self.low == 0) & (np.maximum(self.high, self.low) == 0)
+        return np.asarray((self.low == 0) & (np.maximum(self.high, self.low) == 0))
 
     @property
     def proof(self) -> Narrowing:

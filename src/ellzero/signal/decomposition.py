@@ -133,8 +133,8 @@ class Decomposition:
         """Choose linear terms that make a signal stationary for every part."""
         y = self.mesh.y[self.where]
         slopes = 2.0 * self.weights * (signal[self.where] - y)
-        for lines, mine in zip(self.parts, self._split(np.arange(self.where.size)), strict=True):
-            slopes[mine] += _slope_of(lines, signal[lines.nodes])
+        along = [_slope_of(lines, signal[lines.nodes]) for lines in self.parts]
+        slopes += np.concatenate(along)
         self.slopes = self._mean(slopes) - slopes
         self.tilts = np.zeros(self.where.size)
 

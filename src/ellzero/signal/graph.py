@@ -139,10 +139,9 @@ class Mesh:
         nodes = np.flatnonzero(support)
         if nodes.size == 0:
             return signal
-        if nodes.size == self.size:
-            matrix = self.matrix
-        else:
-            matrix = self.matrix[nodes][:, nodes]
+        matrix = self.matrix
+        if nodes.size < self.size:
+            matrix = matrix[nodes][:, nodes]
         right = self.pull[nodes]
         if nodes.size > DIRECT:
             start = None if guess is None else guess[nodes]

@@ -48,19 +48,24 @@ class _Search:
         self.value = self.mesh.value(self.signal, 0.0)
         self.measures: dict[str, Measure] = {}
 
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.perf_counter() - self.began
+
     def stop(self) -> bool:
         """Return whether time is up or a callback has asked to stop."""
-        if self.status is None and self.time_limit is not None:
-            if time.perf_counter() - self.began > self.time_limit:
-                self.status = Status.TIME_LIMIT
+        late = self.time_limit is not None and self.seconds > self.time_limit
+        if late and self.status is None:
+            self.status = Status.TIME_LIMIT
         return self.status is not None
 
     def report(self) -> bool:
         """Tell the callback, and return whether to stop."""
         self.n_reports += 1
-        if self.callback is not None and self.status is None:
-            if self.callback(self.n_reports, self.value, self.bound):
-                self.status = Status.INTERRUPTED
+        asked = self.callback is not None and self.callback(self.n_reports, self.value, self.bound)
+        if asked and self.status is None:
+            self.status = Status.INTERRUPTED
         return self.stop()
 
     def prove(self, bound: float, proof: Narrowing | Multipliers | None) -> None:
@@ -220,8 +225,7 @@ def _decompose(search: _Search, price: float) -> None:
     problem.start_at(search.signal)
 
     def target(found: Evaluated) -> float:
-        if problem.bound > search.bound:
-            search.bound = problem.bound
+        search.bound = max(search.bound, problem.bound)
         if problem.n_rounds % 10 == 1 and not search.stop():
             _round_off(search, problem, found)
         search.report()
@@ -276,8 +280,8 @@ class _Point:
 def _multiplier(search: _Search, budget: int) -> float:
     """Return a multiplier whose penalized problem has about as many nonzeros as allowed.
 
-    Every signal on the way is cut or filled to the budget and offered. Signals that cannot be
-    negative are solved to the end, and each gives a bound.
+    Every signal on the way is cut or filled to the budget and offered. On small graphs signals
+    that cannot be negative are solved to the end, and each gives a bound.
     """
     mesh = search.mesh
     dense = mesh.refit(mesh.costs(1.0) < np.inf)
@@ -288,11 +292,10 @@ def _multiplier(search: _Search, budget: int) -> float:
     low = _Point(0, mesh.value(mesh.refit(mesh.costs(1.0) <= 0), 0.0))
     high = _Point(mesh.count(dense != 0), mesh.value(dense, 0.0))
     best = 0.0
-    is_large = mesh.size > EXACT_BUDGETS
-    is_rough = is_large
+    is_rough = mesh.size > EXACT_BUDGETS
     # A first guess: what the least of as many nodes of the dense signal pays for itself.
     pays = np.sort(mesh.weights * dense**2)[::-1]
-    guess = float(pays[budget - 1]) if budget and is_large else 0.0
+    guess = float(pays[budget - 1]) if budget and is_rough else 0.0
     for _ in range(MOST_PRICES):
         price = guess or (low.value - high.value) / (high.count - low.count)
         guess = 0.0
@@ -327,11 +330,9 @@ def _multiplier(search: _Search, budget: int) -> float:
         if is_rough and (
             abs(count - budget) <= 0.03 * budget or not low.count < count < high.count
         ):
-            # Close enough: the rest is for programs that prove something.
-            if not mesh.is_positive:
-                break
-            is_rough = False
-        elif count == budget or not low.count < count < high.count:
+            # Close enough: the ascent of the bound moves the multiplier too.
+            break
+        if count == budget or not low.count < count < high.count:
             break
         value = mesh.value(signal, 0.0)
         if count < budget:

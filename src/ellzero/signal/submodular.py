@@ -51,12 +51,12 @@ class Pairwise:
         """
         if not (self.right >= 0).all():
             return np.asarray(self.cost + gains_along(self.matrix, self.right, order))
-        from scipy.linalg.lapack import dpotrf, dtrtrs
+        from scipy.linalg import lapack
 
-        factor, info = dpotrf(self.matrix[np.ix_(order, order)], lower=1, clean=0)
+        factor, info = lapack.dpotrf(self.matrix[np.ix_(order, order)], lower=1, clean=0)
         if info != 0:
             return np.asarray(self.cost + gains_along(self.matrix, self.right, order))
-        entries, _ = dtrtrs(factor, self.right[order], lower=1)
+        entries, _ = lapack.dtrtrs(factor, self.right[order], lower=1)
         out = np.empty(order.size)
         out[order] = self.cost[order] - entries**2
         return out
@@ -224,10 +224,10 @@ def _kept(
 
 def _least_affine(gram: Floats) -> Floats | None:
     """Return the affine combination of least norm; None where corners depend on each other."""
-    from scipy.linalg.lapack import dposv
+    from scipy.linalg import lapack
 
     size = float(np.trace(gram)) / gram.shape[0] or 1.0
-    _, found, info = dposv(gram / size + 1.0, np.ones(gram.shape[0]))
+    _, found, info = lapack.dposv(gram / size + 1.0, np.ones(gram.shape[0]))
     if info != 0 or not np.isfinite(found).all():
         return None
     total = float(found.sum())
