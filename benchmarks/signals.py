@@ -1,11 +1,12 @@
-"""Exact programs for sparse and smooth signals: time per sample, budgets, memory, first call.
+r"""Exact programs for sparse and smooth signals: time per sample, budgets, memory, first call.
 
 Data are bumps of 20 samples, height 2, covering a fifth, with noise of deviation 0.5. Times are
 those of the processor, medians of several runs after compilation, for the program and the final
 solve; memory and first calls are measured in processes of their own.
 
     OMP_NUM_THREADS=1 python benchmarks/signals.py --out benchmarks/results/signals.json
-    OMP_NUM_THREADS=1 python benchmarks/signals.py --grids --out benchmarks/results/signal_grids.json
+    OMP_NUM_THREADS=1 python benchmarks/signals.py --grids \
+        --out benchmarks/results/signal_grids.json
 """
 
 from __future__ import annotations
@@ -202,7 +203,6 @@ def image(side: int, *, signed: bool, seed: int = 0) -> np.ndarray:
 def measure_grids() -> dict[str, object]:
     """Return the figures of images: processor time to the answer, and to gaps on the way."""
     import numba
-
     from sklearn.base import clone
 
     from ellzero.signal import SparseSmooth

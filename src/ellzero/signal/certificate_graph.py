@@ -77,7 +77,7 @@ def certify_mesh(
     if proven.bound is None:
         claim = _claim(checks, Claim.STATIONARY)
         return Certificate(claim, tuple(checks), tuple(assumptions), None, None, measures)
-    bound = max(proven.bound, 0.0)
+    bound, value = max(float(proven.bound), 0.0), float(value)
     slack = TOL * abs(value) + 1e-14 * at_zero
     if value < bound <= value + slack:
         bound = value

@@ -41,7 +41,8 @@ class SparseSmooth(BaseEstimator):
     Parameters
     ----------
     smoothness : float or ndarray of shape (n_edges,), default=1.0
-        Weight of the squared difference along every edge. Must be at least 0.
+        Weight of the squared difference along every edge. Must be at least 0. The edges of a
+        grid are those along its rows, row by row, then those along its columns, row by row.
     n_nonzero : int or None, default=None
         Most nonzeros. Must be in [0, n_samples] once data are seen.
     penalty : float or None, default=None
@@ -50,7 +51,8 @@ class SparseSmooth(BaseEstimator):
     nonnegative : bool, default=False
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
-        Which samples are neighbors: the next one, or pairs of positions that make a forest.
+        Which samples are neighbors: the next one, those beside, above and below, or pairs of
+        positions of the flattened samples.
     bump_penalty : float, default=0.0
         Cost of every bump, a run of nonzeros on a chain; with `penalty` only. Must be at least 0.
     known_zeros : array of int or None, default=None
@@ -59,7 +61,8 @@ class SparseSmooth(BaseEstimator):
         Positions where the signal may differ from zero at no cost. In a budget they count,
         whether they differ from zero or not.
     time_limit : float or None, default=None
-        Seconds after which no further program begins; None means no limit.
+        Seconds after which no further program begins, and the best signal so far is returned
+        with the bound so far; None means no limit.
     certify : bool, default=True
         Whether to compute the certificate.
 
@@ -90,7 +93,7 @@ class SparseSmooth(BaseEstimator):
     NonFiniteError
         If a sample is infinite, or none is a number.
     IncompatibleError
-        If the graph has cycles.
+        If bumps have a cost and the graph is no chain, or they and a budget are given.
 
     Notes
     -----
@@ -100,12 +103,20 @@ class SparseSmooth(BaseEstimator):
     one multiplier; on forests it checks count and slopes only. Time is a few times n_samples,
     more where `smoothness` is far above the weights. NaN are missing samples: their weight is 0.
 
+    On grids and other graphs with cycles, penalized signals that cannot be negative (`nonnegative`,
+    or data at or above zero) are mostly proven optimal, by exact sweeps over lines and submodular
+    minimization on windows [3]_; signs of both kinds and budgets come with a bound by Lagrangian
+    decomposition into lines or forests. The certificate repeats the steps of the proof with other
+    code, except for forests. An image of 100 x 100 takes about a second, one of 512 x 512 several.
+
     References
     ----------
     .. [1] A. Atamturk, A. Gomez and S. Han, "Sparse and smooth signal estimation:
        convexification of l0-formulations", JMLR 22(52), 2021, arXiv:1811.02655.
     .. [2] P. Liu, S. Fattahi, A. Gomez and S. Kucukyavuz, "A graph-based decomposition method for
        convex quadratic optimization with indicators", arXiv:2110.12547.
+    .. [3] A. Gomez and S. Han, "Convex submodular minimization with indicator variables",
+       arXiv:2209.13161.
 
     Examples
     --------

@@ -96,9 +96,9 @@ class _Search:
         return Solution(
             self.signal,
             self.signal != 0,
-            self.value,
-            min(max(self.bound, 0.0), self.value),
-            price,
+            float(self.value),
+            float(min(max(self.bound, 0.0), self.value)),
+            float(price),
             Status.CONVERGED if self.is_closed else self.status or Status.STALLED,
             self.measures,
             self.proof,

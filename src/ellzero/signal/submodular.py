@@ -13,8 +13,10 @@ minimizer, and those with :math:`b_j > \varepsilon` are in none.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +53,7 @@ class Pairwise:
         """
         if not (self.right >= 0).all():
             return np.asarray(self.cost + gains_along(self.matrix, self.right, order))
-        from scipy.linalg import lapack
+        lapack = _lapack()
 
         factor, info = lapack.dpotrf(self.matrix[np.ix_(order, order)], lower=1, clean=0)
         if info != 0:
@@ -210,6 +212,11 @@ def minimize(
     return Proven(chosen, value, x, margin, x < -sure, x > sure, np.array(orders), shares)
 
 
+def _lapack() -> Any:
+    """Return scipy's LAPACK: its checks of shapes cost more than small factorizations."""
+    return importlib.import_module("scipy.linalg.lapack")
+
+
 def _kept(
     corners: Floats, gram: Floats, orders: list[Integers], shares: Floats, keep: Bools
 ) -> tuple[Floats, Floats, list[Integers], Floats]:
@@ -224,7 +231,7 @@ def _kept(
 
 def _least_affine(gram: Floats) -> Floats | None:
     """Return the affine combination of least norm; None where corners depend on each other."""
-    from scipy.linalg import lapack
+    lapack = _lapack()
 
     size = float(np.trace(gram)) / gram.shape[0] or 1.0
     _, found, info = lapack.dposv(gram / size + 1.0, np.ones(gram.shape[0]))
