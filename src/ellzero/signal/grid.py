@@ -63,8 +63,9 @@ class _Search:
     def report(self) -> bool:
         """Tell the callback, and return whether to stop."""
         self.n_reports += 1
-        asked = self.callback is not None and self.callback(self.n_reports, self.value, self.bound)
-        if asked and self.status is None:
+        if self.status is not None or self.callback is None:
+            return self.stop()
+        if self.callback(self.n_reports, self.value, self.bound):
             self.status = Status.INTERRUPTED
         return self.stop()
 
