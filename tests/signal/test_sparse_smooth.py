@@ -472,13 +472,6 @@ BAD = [
         "`graph` must not join a sample to itself, got 1.",
     ),
     (
-        [1.0, 2.0, 3.0],
-        {"graph": [[0, 1], [1, 2], [2, 0]], **GIVEN},
-        IncompatibleError,
-        "`graph` must be a chain or a forest, got a graph with 3 edges between 3 samples, which "
-        "has cycles.",
-    ),
-    (
         [1.0, 2.0],
         {"known_zeros": [2], **GIVEN},
         InvalidParameterError,

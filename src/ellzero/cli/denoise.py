@@ -14,6 +14,7 @@ from ellzero.cli.console import (
     print_json,
     say,
 )
+from ellzero.cli.images import read_image, summarize
 from ellzero.cli.options import Force, Json
 from ellzero.errors import InvalidParameterError
 
@@ -22,7 +23,9 @@ MOST_BUMPS = 50
 
 
 def denoise(
-    data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file with a series.")],
+    data: Annotated[
+        str, typer.Argument(help="CSV, TSV or Parquet file with a series, or an image.")
+    ],
     column: Annotated[
         str | None, typer.Option(help="Column of the series; not needed where there is one.")
     ] = None,
@@ -36,6 +39,12 @@ def denoise(
     nonnegative: Annotated[
         bool, typer.Option("--nonnegative", help="Keep the signal at zero or above.")
     ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="The file is an image; .npy files are without it.")
+    ] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which the best so far is returned.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the result; default ellzero-out/NAME.")
     ] = None,
@@ -45,7 +54,8 @@ def denoise(
     """Estimate the sparse and smooth signal behind a series, exactly; missing values are filled.
 
     The folder of the result gets result.csv with position, value, estimate and whether the signal
-    is on, and report.html with a picture.
+    is on, and report.html with a picture. An image, a .npy file or rows of numbers with `--grid`,
+    gives estimate.npy, and a proven gap.
     """
     import json
     from pathlib import Path
@@ -58,30 +68,51 @@ def denoise(
     folder = out or str(Path("ellzero-out") / Path(data).stem)
     # The output is looked at before any work, and the data before the output is touched.
     check_output(folder, force=force)
-    name, values, messages = _read(Path(data), column)
+    grid = grid or data.lower().endswith(".npy")
+    if grid:
+        if column is not None:
+            raise InvalidParameterError("`--column` is for series, got an image.", "Leave it out.")
+        if n_nonzero is None and penalty is None:
+            raise InvalidParameterError(
+                "An image needs `--n-nonzero` or `--penalty`, got neither.", "Give one of them."
+            )
+        name = Path(data).stem
+        values, messages = read_image(Path(data))
+    else:
+        name, values, messages = _read(Path(data), column)
     estimator = SparseSmooth(
-        smoothness, n_nonzero=n_nonzero, penalty=penalty, nonnegative=nonnegative
+        smoothness,
+        n_nonzero=n_nonzero,
+        penalty=penalty,
+        nonnegative=nonnegative,
+        graph="grid" if grid else "chain",
+        time_limit=time_limit,
     )
     with interruptible():
         if n_nonzero is None and penalty is None:
             estimator.select(values)
         else:
             estimator.fit(values)
-    columns = _columns(values, estimator)
-    summary = _summary(name, values, estimator, messages)
+    if grid:
+        summary = summarize(name, values, estimator, messages)
+    else:
+        summary = _summary(name, values, estimator, messages)
     summary["settings"] = {"data": data, "column": name, **_settings(estimator)}
     summary["command"] = command_line()
     with OutputFolder(folder, force=force) as output:
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(finite(summary), indent=2, allow_nan=False))
-        write_columns(output.folder / "result.csv", columns)
+        if grid:
+            output.write("estimate.npy", _bytes(estimator.signal_))
+        else:
+            write_columns(output.folder / "result.csv", _columns(values, estimator))
     if as_json:
         print_json(finite({**summary, "out": folder}))
     else:
         print_summary(summary)
         for line in messages:
             say(f"note: {line}")
-    say(f"Result: {Path(folder) / 'result.csv'}")
+    say(f"Result: {Path(folder) / ('estimate.npy' if grid else 'result.csv')}")
     say(f"Report: {Path(folder) / 'report.html'}")
     certificate = estimator.certificate_
     if certificate is None or not certificate.holds:
@@ -133,6 +164,17 @@ def _read(path: Any, column: str | None) -> tuple[str, Any, list[str]]:
     return column, np.where(found.missing, np.nan, found.values.astype(np.float64)), messages
 
 
+def _bytes(values: Any) -> bytes:
+    """Return an array as the content of a .npy file."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def _settings(estimator: Any) -> dict[str, Any]:
     """Return what was asked for; the chosen budget where none was."""
     settings = {
@@ -140,6 +182,7 @@ def _settings(estimator: Any) -> dict[str, Any]:
         "n_nonzero": estimator.n_nonzero,
         "penalty": estimator.penalty,
         "nonnegative": estimator.nonnegative,
+        "graph": estimator.graph,
     }
     if hasattr(estimator, "budget_"):
         settings["n_nonzero"] = f"{estimator.budget_}, chosen by EBIC"

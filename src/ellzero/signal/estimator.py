@@ -12,8 +12,11 @@ from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.signal.certificate import certify_chain, certify_forest
-from ellzero.signal.chain import Chain, Line, solve_budgeted, solve_penalized
+from ellzero.signal.certificate_graph import certify_mesh
+from ellzero.signal.chain import Callback, Chain, Line, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
+from ellzero.signal.graph import Mesh
+from ellzero.signal.grid import solve_mesh
 from ellzero.signal.inputs import (
     Samples,
     read_budgets,
@@ -39,7 +42,8 @@ class SparseSmooth(BaseEstimator):
     Parameters
     ----------
     smoothness : float or ndarray of shape (n_edges,), default=1.0
-        Weight of the squared difference along every edge. Must be at least 0.
+        Weight of the squared difference along every edge. Must be at least 0. The edges of a
+        grid are those along its rows, row by row, then those along its columns, row by row.
     n_nonzero : int or None, default=None
         Most nonzeros. Must be in [0, n_samples] once data are seen.
     penalty : float or None, default=None
@@ -48,7 +52,8 @@ class SparseSmooth(BaseEstimator):
     nonnegative : bool, default=False
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
-        Which samples are neighbors: the next one, or pairs of positions that make a forest.
+        Which samples are neighbors: the next one, those beside, above and below, or pairs of
+        positions of the flattened samples.
     bump_penalty : float, default=0.0
         Cost of every bump, a run of nonzeros on a chain; with `penalty` only. Must be at least 0.
     known_zeros : array of int or None, default=None
@@ -57,7 +62,8 @@ class SparseSmooth(BaseEstimator):
         Positions where the signal may differ from zero at no cost. In a budget they count,
         whether they differ from zero or not.
     time_limit : float or None, default=None
-        Seconds after which no further program begins; None means no limit.
+        Seconds after which no further program begins, and the best signal so far is returned
+        with the bound so far; None means no limit.
     certify : bool, default=True
         Whether to compute the certificate.
 
@@ -88,7 +94,7 @@ class SparseSmooth(BaseEstimator):
     NonFiniteError
         If a sample is infinite, or none is a number.
     IncompatibleError
-        If the graph has cycles.
+        If bumps have a cost and the graph is no chain, or they and a budget are given.
 
     Notes
     -----
@@ -98,12 +104,21 @@ class SparseSmooth(BaseEstimator):
     one multiplier; on forests it checks count and slopes only. Time is a few times n_samples,
     more where `smoothness` is far above the weights. NaN are missing samples: their weight is 0.
 
+    On grids and other graphs with cycles, penalized signals that cannot be negative
+    (`nonnegative`, or data at or above zero) are mostly proven optimal, by exact sweeps over
+    lines and submodular minimization on windows [3]_; signs of both kinds and budgets come with
+    a bound by Lagrangian decomposition into lines or forests. The certificate repeats the steps
+    of the proof with other code, except for forests: where multipliers on forests prove the
+    bound, it checks count and slopes only.
+
     References
     ----------
     .. [1] A. Atamturk, A. Gomez and S. Han, "Sparse and smooth signal estimation:
        convexification of l0-formulations", JMLR 22(52), 2021, arXiv:1811.02655.
     .. [2] P. Liu, S. Fattahi, A. Gomez and S. Kucukyavuz, "A graph-based decomposition method for
        convex quadratic optimization with indicators", arXiv:2110.12547.
+    .. [3] A. Gomez and S. Han, "Convex submodular minimization with indicator variables",
+       arXiv:2209.13161.
 
     Examples
     --------
@@ -140,7 +155,9 @@ class SparseSmooth(BaseEstimator):
         self.time_limit = time_limit
         self.certify = certify
 
-    def fit(self, y: Any, sample_weight: Any = None) -> SparseSmooth:
+    def fit(
+        self, y: Any, sample_weight: Any = None, *, callback: Callback | None = None
+    ) -> SparseSmooth:
         """Estimate the signal behind samples.
 
         Parameters
@@ -149,6 +166,10 @@ class SparseSmooth(BaseEstimator):
             Samples; NaN are missing.
         sample_weight : array of the shape of `y`, or None, default=None
             Weight of every sample; 0 leaves it out.
+        callback : callable or None, default=None
+            Called as ``callback(n_calls, value, lower_bound)`` by methods that go in rounds, with
+            `y` in units of its largest magnitude; a true return value stops, as an interrupt from
+            the keyboard does on grids and graphs, and what there is becomes the fit.
 
         Returns
         -------
@@ -161,7 +182,7 @@ class SparseSmooth(BaseEstimator):
                 f"Exactly one of `n_nonzero` and `penalty` must be given, got {given}.",
                 "Pass `n_nonzero=20` for a budget, or `penalty=0.1` for a cost of each nonzero.",
             )
-        return self._fit(self._read(y, sample_weight), self.n_nonzero, [])
+        return self._fit(self._read(y, sample_weight), self.n_nonzero, [], callback)
 
     def _read(self, y: Any, sample_weight: Any) -> _Posed:
         """Return everything that does not depend on the budget, checked."""
@@ -189,14 +210,16 @@ class SparseSmooth(BaseEstimator):
             scaled = bump / samples.scale**2
             chain = Chain(samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled)
             return _Posed(samples, chain)
-        if graph.kind != "forest":
-            raise IncompatibleError(
-                f"`graph` must be a chain or a forest, got a graph with {graph.n_edges} edges "
-                f"between {n} samples, which has cycles.",
-                "Leave edges out until no cycle is left.",
-            )
         if bump > 0:
-            raise IncompatibleError("`bump_penalty` needs a chain, got a forest.")
+            raise IncompatibleError(f"`bump_penalty` needs a chain, got a {graph.noun}.")
+        if graph.kind != "forest":
+            shape = samples.shape if graph.kind == "grid" else None
+            held = edges > 0
+            mesh = Mesh(
+                samples.y, samples.weights, graph.first[held], graph.second[held], edges[held],
+                bool(self.nonnegative), kinds, None if shape is None else (shape[0], shape[1]),
+            )  # fmt: skip
+            return _Posed(samples, mesh)
         rooted = root_forest(graph, n)
         order = rooted.order
         up = np.where(rooted.edge >= 0, edges[rooted.edge] if edges.size else 0.0, 0.0)
@@ -206,7 +229,13 @@ class SparseSmooth(BaseEstimator):
         )  # fmt: skip
         return _Posed(samples, forest, order)
 
-    def _fit(self, posed: _Posed, n_nonzero: int | None, lines: list[Line]) -> SparseSmooth:
+    def _fit(
+        self,
+        posed: _Posed,
+        n_nonzero: int | None,
+        lines: list[Line],
+        callback: Callback | None = None,
+    ) -> SparseSmooth:
         """Solve for one budget, or the penalized form, and keep the answer."""
         samples, data = posed.samples, posed.data
         unit = samples.scale**2
@@ -220,16 +249,28 @@ class SparseSmooth(BaseEstimator):
             if price is not None:
                 found = solve_penalized(data, price)
             else:
-                found = solve_budgeted(data, budget or 0, time_limit=self.time_limit, lines=lines)
+                found = solve_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, callback=callback, lines=lines
+                )
             if self.certify:
                 certificate = certify_chain(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
+        elif isinstance(data, Mesh):
+            found = solve_mesh(
+                data, price=price, budget=budget, time_limit=self.time_limit, callback=callback
+            )
+            if self.certify:
+                certificate = certify_mesh(
                     data, found, budget=budget, penalty=price, scale=samples.scale
                 )
         else:
             if price is not None:
                 found = solve_forest_penalized(data, price)
             else:
-                found = solve_forest_budgeted(data, budget or 0, time_limit=self.time_limit)
+                found = solve_forest_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, callback=callback
+                )
             if self.certify:
                 certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
         if posed.order is not None:
@@ -249,7 +290,7 @@ class SparseSmooth(BaseEstimator):
         self.certificate_ = certificate
         return self
 
-    def _check_budget(self, n_nonzero: Any, data: Chain | Forest) -> int:
+    def _check_budget(self, n_nonzero: Any, data: Chain | Forest | Mesh) -> int:
         """Return how many nonzeros that count are allowed."""
         n = data.size
         check_integer("n_nonzero", n_nonzero, 0)
@@ -349,7 +390,8 @@ class SparseSmooth(BaseEstimator):
         posed = self._read(y, sample_weight)
         data = posed.data
         if not isinstance(data, Chain):
-            raise IncompatibleError("`select` needs a chain, got a forest.")
+            noun = "forest" if isinstance(data, Forest) else "graph with cycles"
+            raise IncompatibleError(f"`select` needs a chain, got a {noun}.")
         budgets = _budgets(data) if n_nonzero is None else read_budgets(n_nonzero)
         for budget in budgets:
             self._check_budget(budget, data)
@@ -380,7 +422,7 @@ class _Posed:
     """Samples with the data of the program that is solved for them."""
 
     samples: Samples
-    data: Chain | Forest
+    data: Chain | Forest | Mesh
     order: Integers | None = None
 
 
