@@ -162,9 +162,16 @@ class ScaledColumns:
             return
         capacity = self.rows.shape[0]
         block = FIRST_BLOCK if self.n_computed == 0 else min(BLOCK, self.n_computed // SHARE)
+        closed = self.slots >= 0
+        ready = self.gram.ready
+        if ready is not None:
+            # What is there already is taken one by one, the rest in blocks.
+            ready = ready[self.order]
+            block = 0 if np.all(ready[missing]) else max(block, BLOCK)
+            closed |= ready
         more = min(block, capacity) - missing.size
         if more > 0:
-            scores = np.where(self.slots < 0, scores, -1.0)
+            scores = np.where(closed, -1.0, scores)
             scores[missing] = -1.0
             best = np.argpartition(-scores, min(more, scores.size - 1))[:more]
             missing = np.concatenate([missing, np.sort(best[scores[best] > 0])])

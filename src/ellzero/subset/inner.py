@@ -50,6 +50,11 @@ class AbstractGram(ABC):
         """Number of targets."""
         return int(self.energy.shape[0])
 
+    @property
+    def ready(self) -> np.ndarray | None:
+        """Features whose columns cost next to nothing, (n_features,) bool; None: all alike."""
+        return None
+
     @abstractmethod
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
+from ellzero.kernels import subset_sparse as kernels
 from ellzero.subset.inner import AbstractGram, check_finite, is_constant
-from ellzero.subset.results import Floats, Integers
+from ellzero.subset.results import Floats, Integers, Subset
 
 # Numbers that are centered at once, to stay within the cache of the processor.
 AT_ONCE = 2**17
@@ -129,7 +131,7 @@ class SparseGram(AbstractGram):
         total = float(w.sum())
         by_column = X.tocsc()
         by_column.sum_duplicates()
-        self._rows = X.tocsr()
+        self._by_row: Any = X.tocsr() if X.format == "csr" else None
         self._columns = by_column
         self._w = sample_weight
         self.n_samples = total
@@ -142,13 +144,9 @@ class SparseGram(AbstractGram):
         weighted = centered * w[:, None]
         cross = np.asarray(by_column.T @ weighted)
         cross -= mean[:, None] * weighted.sum(axis=0)
-        counts = np.diff(by_column.indptr)
-        off = by_column.data - np.repeat(mean, counts)
-        owner = np.repeat(np.arange(p), counts)
-        held = w[by_column.indices]
-        filled = np.bincount(owner, held, minlength=p)
-        diagonal: Floats = np.bincount(owner, held * off**2, minlength=p).astype(np.float64)
-        diagonal += np.maximum(total - filled, 0.0) * mean**2
+        diagonal = np.empty(p)
+        values, rows, ends = by_column.data, by_column.indices, by_column.indptr
+        kernels.center_squares(values, rows, ends, w, total, mean, diagonal)
         check_finite(diagonal, self.energy)
         # A column without zeros may be constant; rounding of `total - filled` is a share of eps.
         dead = diagonal <= 1e-14 * total * mean**2
@@ -162,7 +160,75 @@ class SparseGram(AbstractGram):
     @property
     def n_rows(self) -> int:
         """Rows that a product goes through."""
-        return int(self._rows.shape[0])
+        return int(self._columns.shape[0])
+
+    @property
+    def _rows(self) -> Any:
+        if self._by_row is None:
+            self._by_row = self._columns.tocsr()
+        return self._by_row
+
+    def pick(self, features: Integers) -> SparseGram:
+        """Return the inner products of some of the features."""
+        out = copy.copy(self)
+        out._columns = self._columns[:, features]
+        out._by_row = None
+        out.x_mean = self.x_mean[features]
+        out.diagonal = self.diagonal[features]
+        out.cross = self.cross[features]
+        out._dead = np.flatnonzero(out.diagonal == 0)
+        return out
+
+    def price(
+        self, subset: Subset, ridge: Floats, may_enter: np.ndarray, fixed: Integers
+    ) -> tuple[Floats, Floats]:
+        """Return what all features would gain by insertions and by exchanges, (n_features,) each.
+
+        Takes time for the nonzeros times the size of the subset, and for its square times the
+        features that are not constant.
+
+        Parameters
+        ----------
+        subset : Subset
+            The minimizer on a support.
+        ridge : ndarray of shape (n_features,)
+            Ridge of every feature.
+        may_enter : ndarray of shape (n_features,), bool
+            Features that may enter.
+        fixed : ndarray of int64
+            Members that stay.
+        """
+        stays = np.isin(subset.support, fixed)
+        order = np.argsort(~stays, kind="stable")
+        support, coef = subset.support[order], np.ascontiguousarray(subset.coef[order])
+        held = self._columns[:, support].toarray().astype(np.float64, order="C", copy=False)
+        held -= self.x_mean[support]
+        penalty = self.n_samples * ridge
+        weighted = held if self._w is None else held * self._w[:, None]
+        square = weighted.T @ held
+        square.flat[:: support.size + 1] += penalty[support]
+        unit = 1.0 / np.sqrt(square.diagonal())
+        inverse = np.linalg.inv(square * unit * unit[:, None]) * unit * unit[:, None]
+        may_enter = may_enter & (self.diagonal > 0)
+        may_enter[support] = False
+        add_gain, swap_gain = np.empty(self.n_features), np.empty(self.n_features)
+        table = self._columns
+        kernels.price_exchanges(
+            table.data,
+            table.indices,
+            table.indptr,
+            weighted,
+            inverse,
+            coef,
+            self.cross,
+            self.diagonal + penalty,
+            may_enter,
+            int(stays.sum()),
+            1e-10,
+            add_gain,
+            swap_gain,
+        )
+        return add_gain, swap_gain
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
