@@ -130,8 +130,10 @@ class SparseGram(AbstractGram):
         w = np.ones(n) if sample_weight is None else sample_weight
         total = float(w.sum())
         by_column = X.tocsc()
-        by_column.sum_duplicates()
-        self._by_row: Any = X.tocsr() if X.format == "csr" else None
+        if not by_column.has_canonical_format:
+            by_column = by_column.copy()
+            by_column.sum_duplicates()
+        self._by_row: Any = X if X.format == "csr" else None
         self._columns = by_column
         self._w = sample_weight
         self.n_samples = total
