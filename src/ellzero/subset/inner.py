@@ -63,6 +63,10 @@ class AbstractGram(ABC):
         """Return the square of G on `index`."""
         return np.ascontiguousarray(self.columns(index)[:, index])
 
+    def blocks(self, index: Integers) -> Floats:
+        """Return the squares of G on every row of `index`: (n, size) to (n, size, size)."""
+        return np.array([self.block(row) for row in index])
+
     def intercept(self, support: Integers, coef: Floats) -> Floats:
         """Return the intercepts that go with coefficients of shape (k, n_outputs)."""
         return np.asarray(self.y_mean - self.x_mean[support] @ coef)

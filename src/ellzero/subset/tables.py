@@ -107,6 +107,21 @@ class DenseGram(AbstractGram):
         plain, weighted = self._picked(index)
         return np.asarray(plain.T @ weighted)
 
+    def blocks(self, index: Integers) -> Floats:
+        """Return the squares of G on every row of `index`: (n, size) to (n, size, size)."""
+        n, size = index.shape
+        out = np.empty((n, size, size))
+        step = max(AT_ONCE // (size * self.n_rows), 1)
+        for start in range(0, n, step):
+            part = index[start : start + step]
+            plain, weighted = self._picked(part.ravel())
+            left = np.ascontiguousarray(plain.T).reshape(*part.shape, -1)
+            right = left
+            if weighted is not plain:
+                right = np.ascontiguousarray(weighted.T).reshape(left.shape)
+            np.matmul(left, right.transpose(0, 2, 1), out=out[start : start + step])
+        return out
+
 
 class SparseGram(AbstractGram):
     """Inner products of a sparse table; centering is implicit, nothing is densified.
