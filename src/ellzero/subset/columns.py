@@ -128,10 +128,12 @@ class ScaledColumns:
                 seen = np.union1d(seen, first[close] * p + second[close])
         alike = np.empty(seen.size)
         for start in range(0, seen.size, PAIRS):
-            at = slice(start, start + PAIRS)
-            a, b = sketch[:, seen[at] // p], sketch[:, seen[at] % p]
+            few = seen[start : start + PAIRS]
+            a, b = sketch[:, few // p], sketch[:, few % p]
             inner = np.einsum("ij,ij->j", a, b)
-            alike[at] = inner**2 / (np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b))
+            alike[start : start + PAIRS] = inner**2 / (
+                np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b)
+            )
         best = np.argsort(-alike, kind="stable")
         best = best[alike[best] > ALIKE**2][:AT_MOST]
         return np.unique(np.concatenate([seen[best] // p, seen[best] % p]))

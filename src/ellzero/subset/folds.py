@@ -52,7 +52,7 @@ class _Parts:
         self.centered = not self.sparse and rows.dtype == np.float64
         if self.centered and fit_intercept:
             for table in self.tables:
-                table -= self.x_shift
+                np.subtract(table, self.x_shift, out=table)
         self.even = bool(np.all(weight == 1.0))
         self.weights = [weight[part] for part in parts]
         self.targets = [Y[part] - self.y_shift for part in parts]
@@ -155,7 +155,7 @@ class _Parts:
             out = np.asarray((table.multiply(w[:, None]).T @ table).toarray(), np.float64)
             sums = self.x_sum[f][index]
             out -= sums[:, None] * shift + shift[:, None] * sums
-            return out - self.weight[f] * shift[:, None] * shift
+            return np.asarray(out - self.weight[f] * shift[:, None] * shift)
         picked = table.astype(np.float64, copy=False)
         if not self.centered:
             picked = picked - shift

@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtrs
+from scipy.linalg import lapack
 from typing_extensions import override
 
 from ellzero.kernels.subset_grouped import price_groups
@@ -109,7 +109,7 @@ class Whitened:
 
     def _turn(self, features: Integers, whole: Floats | None) -> Floats:
         """Return the matrices that make the columns of groups orthonormal."""
-        count, size = features.shape
+        size = features.shape[1]
         if size == 1:
             return self._unit[features][:, :, None]
         if whole is None:
@@ -213,7 +213,7 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         factor: Floats = np.linalg.cholesky(block).astype(np.float64, copy=False)
         moment = self._white.cross[columns]
         if columns.size:
-            moment = dtrtrs(factor, moment, lower=1)[0]
+            moment = lapack.dtrtrs(factor, moment, lower=1)[0]
         taken = 0.0 if self._white.is_flat else float(np.square(moment).sum())
         return GroupNode(items, 1.0 - taken, columns, factor, moment)
 
@@ -236,8 +236,8 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         rows = white.rows(node.items)
         k = rows.shape[0]
         if k:
-            spent = dtrtrs(node.factor, rows, lower=1)[0]
-            inverse = dtrtrs(node.factor, np.eye(k), lower=1)[0]
+            spent = lapack.dtrtrs(node.factor, rows, lower=1)[0]
+            inverse = lapack.dtrtrs(node.factor, np.eye(k), lower=1)[0]
         else:
             spent, inverse = rows, np.zeros((0, 0))
         sizes = white.offsets[inside + 1] - white.offsets[inside]

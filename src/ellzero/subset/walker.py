@@ -118,7 +118,7 @@ class Walker:
         return bool(j >= 0)
 
     def follow(self) -> bool:
-        """Let the feature enter that correlates most with the residual, as matching pursuits do."""
+        """Let the feature enter that correlates most with the residual; return whether one did."""
         c, d = self.state[5], self.state[6]
         slope = np.einsum("oj,oj->j", c, c)
         slope[(d <= FLOOR) | (d > kernels.CLOSED / 2)] = -1.0

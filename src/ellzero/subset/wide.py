@@ -71,7 +71,7 @@ def search_wide(
     strength /= np.where(gram.diagonal > 0, gram.diagonal + gram.n_samples * ridge, 1.0)
     _add(known, np.where(usable, strength, 0.0), FIRST)
     best: list[Subset] = []
-    measures: dict[str, int] = {}
+    measures: dict[str, Any] = {}
     report = None if callback is None else _Counted(callback)
     for turn in range(1, ROUNDS + 1):
         features = np.flatnonzero(known)
@@ -87,9 +87,11 @@ def search_wide(
             callback=report,
         )
         found = [replace(s, support=features[s.support]) for s in path.subsets]
-        best = [min(pair, key=lambda s: s.value) for pair in zip(found, best or found, strict=True)]
+        best = [
+            min(pair, key=lambda s: s.value) for pair in zip(found, best or found, strict=True)
+        ]
         for name, count in path.measures.items():
-            measures[name] = measures.get(name, 0) + int(count)
+            measures[name] = measures.get(name, 0) + count
         measures |= {"n_rounds": turn, "n_searched": features.size}
         if path.status is not Status.CONVERGED:
             break
