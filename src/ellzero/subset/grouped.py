@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 from typing_extensions import override
 
 from ellzero.kernels.subset_grouped import price_groups
@@ -26,6 +26,8 @@ TINY = 1e-13
 WHOLE = 400
 # Numbers that kept columns may hold.
 ROOM = 2**26
+# Without the checks of `solve_triangular`, which take longer than small solves.
+(TRTRS,) = get_lapack_funcs(("trtrs",), (np.zeros(0),))
 
 
 class Prices(NamedTuple):
@@ -213,7 +215,7 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         factor: Floats = np.linalg.cholesky(block).astype(np.float64, copy=False)
         moment = self._white.cross[columns]
         if columns.size:
-            moment = lapack.dtrtrs(factor, moment, lower=1)[0]
+            moment = TRTRS(factor, moment, lower=1)[0]
         taken = 0.0 if self._white.is_flat else float(np.square(moment).sum())
         return GroupNode(items, 1.0 - taken, columns, factor, moment)
 
@@ -236,8 +238,8 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         rows = white.rows(node.items)
         k = rows.shape[0]
         if k:
-            spent = lapack.dtrtrs(node.factor, rows, lower=1)[0]
-            inverse = lapack.dtrtrs(node.factor, np.eye(k), lower=1)[0]
+            spent = TRTRS(node.factor, rows, lower=1)[0]
+            inverse = TRTRS(node.factor, np.eye(k), lower=1)[0]
         else:
             spent, inverse = rows, np.zeros((0, 0))
         sizes = white.offsets[inside + 1] - white.offsets[inside]
