@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ellzero.kernels import subset_sparse as kernels
 from ellzero.subset.inner import AbstractGram, check_finite, is_constant
 from ellzero.subset.results import Floats, Integers, Subset
 
@@ -141,6 +140,8 @@ class SparseGram(AbstractGram):
     def __init__(
         self, X: Any, Y: Floats, sample_weight: Floats | None, fit_intercept: bool
     ) -> None:
+        from ellzero.kernels import subset_sparse as kernels  # numba takes a second to import
+
         n, p = X.shape
         w = np.ones(n) if sample_weight is None else sample_weight
         total = float(w.sum())
@@ -215,6 +216,8 @@ class SparseGram(AbstractGram):
         fixed : ndarray of int64
             Members that stay.
         """
+        from ellzero.kernels import subset_sparse as kernels
+
         stays = np.isin(subset.support, fixed)
         order = np.argsort(~stays, kind="stable")
         support, coef = subset.support[order], np.ascontiguousarray(subset.coef[order])
