@@ -12,6 +12,7 @@ from ellzero.certificates.epsilon import EpsilonOptimality, epsilon_optimality
 from ellzero.certificates.proof import ProofCheck, check_proof
 from ellzero.certificates.stability import HTStability, ht_stability
 from ellzero.certificates.swaps import SwapCheck, check_swaps
+from ellzero.certificates.tree import SquaresProblem, TreeCheck, check_tree
 from ellzero.certificates.verify import verify
 
 __all__ = [
@@ -19,10 +20,13 @@ __all__ = [
     "HTStability",
     "LowerBound",
     "ProofCheck",
+    "SquaresProblem",
     "SwapCheck",
+    "TreeCheck",
     "box_bound",
     "check_proof",
     "check_swaps",
+    "check_tree",
     "dual_bound",
     "epsilon_optimality",
     "ht_stability",
