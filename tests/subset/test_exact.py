@@ -58,7 +58,8 @@ def enumerate_all(gram, budget, ridge, always=(), forbidden=()):
         coef = np.linalg.lstsq(block / np.outer(scale, scale), target, rcond=1e-12)[0]
         square = coef @ (block / np.outer(scale, scale)) @ coef
         best = min(best, (gram.energy[0] - 2 * coef @ target + square) / (2 * gram.n_samples))
-    return best
+    # Rounding can take an exact fit below zero.
+    return max(best, 0.0)
 
 
 def planted(n, p, k, rho, snr, seed):

@@ -170,7 +170,7 @@ def _malformed(problem: SquaresProblem, proof: TreeProof) -> str | None:
     left_out = np.setdiff1d(np.arange(p), names)
     missing = np.setdiff1d(left_out, _all(problem.forbidden, problem.useless))
     if missing.size:
-        return f"The proof leaves out features: {missing[:10].tolist()}."
+        return f"The proof leaves out features: {[int(j) for j in missing[:10]]}."
     if len(problem.always) > problem.budget:
         return "More features are always in than the budget allows."
     if _chosen(problem, proof).all() or (not len(proof) and problem.least > -math.inf):
@@ -227,7 +227,7 @@ class _Checker:
     def run(self, root: _Box) -> float:
         """Return the smallest bound of a leaf; NaN where the steps make no sense."""
         proof = self._proof
-        starts = [*proof.model_starts.tolist(), len(proof)]
+        starts = [*map(int, proof.model_starts), len(proof)]
         wanted = {int(proof.steps[s, 0]) for s in starts[1:-1] if s < len(proof)}
         boxes: dict[int, _Box] = {}
         lowest = math.inf
@@ -245,7 +245,13 @@ class _Checker:
         return lowest
 
     def _check(
-        self, model: int, first: int, last: int, box: _Box, wanted: set[int], boxes: dict[int, _Box]
+        self,
+        model: int,
+        first: int,
+        last: int,
+        box: _Box,
+        wanted: set[int],
+        boxes: dict[int, _Box],
     ) -> float:
         from ellzero.kernels.branch_check import check_steps
 

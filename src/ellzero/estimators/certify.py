@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
+from ellzero.certificates.tree import SquaresProblem, check_tree
 from ellzero.core.problem import Problem
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.estimators import inputs
@@ -177,7 +178,7 @@ def certify(
         value = subset.value
     bound = gap = None
     if exact is not None and found.claim() is not None:
-        bound, gap = exact.lower_bound, _gap_checks(value, exact, tol, found)
+        bound, gap = _gap_checks(job, value, budget, lam, exact, tol, found)
     found.assumptions.append("Everything is computed in float64, up to rounding.")
     return Certificate(
         found.claim(),
@@ -189,9 +190,35 @@ def certify(
     )
 
 
-def _gap_checks(value: float, exact: ExactResult, tol: float, found: _Findings) -> float:
-    """Compare with the lower bound of branch and bound; return the relative gap."""
+def _gap_checks(
+    job: Job,
+    value: float,
+    budget: int,
+    lam: Floats,
+    exact: ExactResult,
+    tol: float,
+    found: _Findings,
+) -> tuple[float, float]:
+    """Check the lower bound of branch and bound; return it and the relative gap."""
     bound = exact.lower_bound
+    if exact.proof is None:
+        found.assumptions.append(
+            "The lower bound is that of branch and bound, whose evidence outgrew its limit: it is "
+            "not rechecked."
+        )
+    else:
+        checked = check_tree(squares_problem(job, budget, lam), exact.proof)
+        found.measures["proof_boxes"] = len(exact.proof)
+        wrong = float(checked.reason is not None)
+        found.check("boxes of the proof that make no sense", wrong, 0.0, Claim.GAP)
+        if checked.reason is None:
+            bound = min(checked.lower_bound / (2 * job.n_samples), value)
+            found.assumptions.append(
+                "The lower bound is recomputed from the data and the evidence of branch and bound."
+            )
+        else:
+            bound = 0.0
+            found.assumptions.append(f"The proof is refused. {checked.reason}")
     distance = value - bound
     rounding = found.measures["rounding"]
     assert isinstance(rounding, float)
@@ -199,16 +226,46 @@ def _gap_checks(value: float, exact: ExactResult, tol: float, found: _Findings) 
     found.check("lower bound", bound, value + slack, Claim.GAP)
     found.check("distance to the lower bound", distance, slack, Claim.OPTIMAL)
     found.measures["n_nodes"] = exact.n_nodes
-    found.assumptions.append(
-        "The lower bound is that of branch and bound; it is not recomputed here."
-    )
     if distance > slack and bound <= VACUOUS * value:
         found.assumptions.append(
             "The lower bound says nothing here: it is less than 1 % of the value. More ridge, or "
             "fewer features to choose from, make it better."
         )
     # What the proof leaves below rounding is no gap.
-    return 0.0 if distance <= rounding else distance / max(abs(value), abs(bound))
+    return bound, 0.0 if distance <= rounding else distance / max(abs(value), abs(bound))
+
+
+def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
+    """Return the sums of squares and products that least squares of one target minimizes."""
+    n, p = job.X.shape
+    weight = np.ones(n) if job.weight is None else job.weight
+    total = float(weight.sum())
+    mean, squares = column_moments(job.X, weight, center=job.fit_intercept)
+    target = np.asarray(job.y, dtype=np.float64)[:, 0]
+    if job.fit_intercept:
+        target = target - np.average(target, weights=weight)
+    if hasattr(job.X, "tocsc"):
+        scaled = job.X.multiply(weight[:, None]).tocsc()
+        matrix = np.asarray((job.X.T @ scaled).todense()) - total * np.outer(mean, mean)
+    else:
+        matrix = np.zeros((p, p))
+        step = max(1, CHUNK // max(p, 1))
+        for i in range(0, n, step):
+            rows = inputs.to_numpy(job.X[i : i + step]).astype(np.float64) - mean
+            matrix += rows.T @ (weight[i : i + step, None] * rows)
+    linear = transpose_product(job.X, (weight * target)[:, None], mean)[:, 0]
+    dead = np.flatnonzero(squares <= 1e-12 * (squares + total * mean**2))
+    matrix[np.diag_indices(p)] += total * lam
+    return SquaresProblem(
+        matrix,
+        linear,
+        float(weight @ target**2),
+        budget,
+        always=tuple(job.shape.always.tolist()),
+        forbidden=tuple(job.shape.forbidden.tolist()),
+        useless=tuple(dead.tolist()),
+        least=0.0,
+    )
 
 
 def _look(job: Job, subset: Subset, lam: Floats) -> tuple[_Squares, Floats]:

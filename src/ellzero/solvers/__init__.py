@@ -1,6 +1,7 @@
 """Solvers: each says how to step; `ellzero.core.solver.iterate` runs them."""
 
 from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.exact_subset import ExactSubset
 from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
@@ -24,6 +25,7 @@ __all__ = [
     "AcceleratedIHT",
     "BranchAndBound",
     "CoSaMP",
+    "ExactSubset",
     "GraHTP",
     "LocalSearch",
     "Newton",

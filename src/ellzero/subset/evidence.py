@@ -10,8 +10,8 @@ from ellzero.core.result import TreeProof
 from ellzero.subset.curvature import Model
 from ellzero.subset.results import Integers
 
-# Numbers beyond which evidence is given up: about 20 MB.
-LIMIT = 2_000_000
+# Numbers beyond which evidence is given up: about 10 MB.
+LIMIT = 1_000_000
 
 
 class Evidence:
@@ -66,9 +66,7 @@ class Evidence:
         more = (4 * boxes, 4 * boxes, 4 * boxes * width, 4 * boxes * width, 4 * boxes,
                 boxes * size)  # fmt: skip
         used = (steps, steps, points, points, steps, decided)
-        arrays = [
-            _grow(a, u, u + m) for a, u, m in zip(self.log[:6], used, more, strict=True)
-        ]
+        arrays = [_grow(a, u, u + m) for a, u, m in zip(self.log[:6], used, more, strict=True)]
         self.log = (*arrays, self.log[6])
 
     def proof(self) -> TreeProof | None:

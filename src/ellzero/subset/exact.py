@@ -139,7 +139,7 @@ def prove(
         Relative gap at which the proof is complete. Must be positive.
     callback : callable or None, default=None
         Called with a `Progress` some times a second; a true return value stops the search.
-    evidence : int, default=2000000
+    evidence : int, default=1000000
         Numbers up to which evidence is kept; 0 keeps none.
 
     Returns
