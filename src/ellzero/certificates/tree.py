@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ class _Checker:
         wanted = {int(proof.steps[s, 0]) for s in starts[1:-1] if s < len(proof)}
         boxes: dict[int, _Box] = {}
         lowest = math.inf
-        for model, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for model, (first, last) in enumerate(itertools.pairwise(starts)):
             if first == last:
                 continue
             parent = int(proof.steps[first, 0])
@@ -341,7 +342,7 @@ class _Checker:
 
 
 def _is_semidefinite(matrix: Floats) -> bool:
-    """Return whether a symmetric matrix has no negative eigenvalue, rounding counted against it."""
+    """Return whether a symmetric matrix has no negative eigenvalue for sure."""
     p = matrix.shape[0]
     shifted = matrix.copy()
     # Rump (2006): a factorization that runs through proves more than the shift; four times that.

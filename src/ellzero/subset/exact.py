@@ -334,9 +334,11 @@ class _Problem:
             block = self.gram.block(support) + self.shrinkage * np.eye(support.size)
             scale = np.sqrt(block.diagonal())
             target = self.gram.cross[support] / scale[:, None]
-            solved = np.linalg.solve(block / scale / scale[:, None], target)
-            coef = np.asarray(solved, dtype=np.float64)
-            value = max(self.energy - float((coef * target).sum()), 0.0)
+            unit = block / scale / scale[:, None]
+            coef = np.asarray(np.linalg.solve(unit, target), dtype=np.float64)
+            # Errors of the coefficients enter by their squares.
+            value = self.energy - float((coef * (2.0 * target - unit @ coef)).sum())
+            value = max(value, 0.0)
             coef = coef / scale[:, None]
             there = coef[:, 0] != 0
             support, coef = support[there], coef[there]

@@ -385,8 +385,8 @@ class Tree:
             if not box.free.size:
                 break
         yield from self._explore(
-            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed, most,
-            step,
+            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed,
+            most, step,
         )  # fmt: skip
 
     def _explore(
