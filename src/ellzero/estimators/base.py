@@ -30,6 +30,8 @@ from ellzero.validation import check_choice, check_integer, check_real
 # Columns and boxes up to which `solver="auto"` goes on to a proof: about the time of a search.
 PROOF_COLUMNS = 64
 PROOF_NODES = 100
+# Share of the sum of squares below which an objective is computed from the data again.
+EXACT_FIT = 1e-9
 EFFORTS = ("fast", "normal", "thorough")
 SOLVERS = ("auto", "search", "exact")
 
@@ -351,7 +353,8 @@ class AbstractL0Estimator(BaseEstimator):
         self.lower_bound_ = None if self.certificate_ is None else self.certificate_.lower_bound
         self.gap_ = None if self.certificate_ is None else self.certificate_.gap
         if exact is not None and self.certificate_ is None:
-            self.lower_bound_, self.gap_ = exact.lower_bound, exact.gap
+            self.lower_bound_ = min(exact.lower_bound, choice.subset.value)
+            self.gap_ = exact.gap
         status = path.status
         if exact is not None and self.solver == "exact":
             status = exact.status
@@ -367,6 +370,7 @@ class AbstractL0Estimator(BaseEstimator):
         exact = prove_choice(choice, solver, self.max_iter, self.tol, self.time_limit)
         if exact is not None and exact.subset.value < choice.subset.value:
             choice = choice.with_subset(exact.subset)
+        choice = exact_fit(choice)
         coef = choice.subset.dense(int(choice.job.X.shape[1])).astype(choice.dtype)
         return choice, exact, self._certify(choice, coef, exact)
 
@@ -571,6 +575,19 @@ def why_no_proof(job: Job) -> str | None:
     if job.shape.bounded:
         return "it does not treat bounds on coefficients"
     return None
+
+
+def exact_fit(choice: Choice) -> Choice:
+    """Return the same with its objective from the data, where inner products leave rounding."""
+    job, subset = choice.job, choice.subset
+    if job.loss != "squared" or choice.found.gram is None:
+        return choice
+    if subset.value > EXACT_FIT * float(choice.found.gram.energy.sum()) / (2 * job.n_samples):
+        return choice
+    ridge = np.broadcast_to(np.asarray(choice.found.ridge, dtype=np.float64), job.X.shape[1])
+    penalty = 0.5 * float((ridge[subset.support, None] * subset.coef**2).sum())
+    value = job.mean_loss(job.scores(subset)) + penalty
+    return choice.with_subset(replace(subset, value=value))
 
 
 def prove_choice(
