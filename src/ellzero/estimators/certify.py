@@ -381,7 +381,7 @@ class _Refits:
         return max([largest, *found, *rest.tolist()]), len(found)
 
     def _solve(self, row: int, column: int) -> float:
-        from scipy.optimize import lsq_linear
+        from scipy import optimize
 
         stays = np.delete(np.arange(self.subset.support.size), row)
         beta = self.subset.coef[:, 0]
@@ -405,8 +405,9 @@ class _Refits:
             low = self.job.shape.lower[chosen] * scale
         if self.job.shape.upper is not None:
             high = self.job.shape.upper[chosen] * scale
-        solved = lsq_linear(factor, right, (low, np.maximum(high, low + 1e-300)), method="bvls")
-        after = 2 * solved.cost - float(right @ right)
+        minimize: Any = optimize.lsq_linear
+        solved = minimize(factor, right, (low, np.maximum(high, low + 1e-300)), method="bvls")
+        after = 2 * float(solved.cost) - float(right @ right)
         before = float(beta @ self.normal @ beta - 2 * linear[S] @ beta)
         return before - after
 

@@ -244,9 +244,6 @@ class L0HuberRegressorCV(AbstractL0CV, AbstractHuber):
             effort="fast",
             time_limit=self.time_limit,
         )
-        if hasattr(self, "feature_names_in_"):
-            plain.feature_names_in_ = self.feature_names_in_
-        plain.n_features_in_ = self.n_features_in_
         plain._choose(data)
         self.scale_ = plain.scale_
         return super()._cross_validate(data, splits)
