@@ -351,7 +351,8 @@ def _squares_checks(
         best = max(best, 0.0)
         name = "decrease by the best exchange of one feature"
     found.measures["swaps_checked"] = n_checked
-    found.check(name, best / (2 * total), slack, Claim.COORDINATEWISE)
+    # No sum of squares falls below zero, whatever rounding says of an exact fit.
+    found.check(name, min(best / (2 * total), value), slack, Claim.COORDINATEWISE)
     return value
 
 
