@@ -474,6 +474,33 @@ SOLVERS = [
         recovers=True,
     ),
     SolverEntry(
+        solvers.ExactSubset,
+        {
+            "default": solvers.ExactSubset,
+            "stopped": lambda: solvers.ExactSubset(max_nodes=0, time_limit=60.0),
+        },
+        (
+            Wrong(lambda: solvers.ExactSubset(tol=0), "`tol` must be positive, got 0."),
+            Wrong(
+                lambda: solvers.ExactSubset(time_limit=-1),
+                "`time_limit` must be a number of at least 0, got -1.",
+            ),
+            Wrong(
+                lambda: solvers.ExactSubset(max_nodes=-1),
+                "`max_nodes` must be an integer of at least 0, got -1.",
+            ),
+        ),
+        takes=QUADRATIC,
+        refuses={
+            "module": _not("a quadratic objective", "ModuleLoss"),
+            "logistic": _not("a quadratic objective", "Logistic"),
+            "groups": EXCHANGES,
+            "bounded-ball": NO_SIDE,
+            "ball-and-l1": NO_PENALTY,
+        },
+        recovers=True,
+    ),
+    SolverEntry(
         solvers.BranchAndBound,
         {"few-starts": lambda: solvers.BranchAndBound(n_starts=2)},
         (

@@ -64,6 +64,7 @@ _HOMES = {
     "L0Classifier": "ellzero.estimators",
     "L0ClassifierCV": "ellzero.estimators",
     "L0HuberRegressor": "ellzero.estimators",
+    "L0HuberRegressorCV": "ellzero.estimators",
     "L0PoissonRegressor": "ellzero.estimators",
     "L0PoissonRegressorCV": "ellzero.estimators",
     "L0Regressor": "ellzero.estimators",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:
     from ellzero.estimators import L0Classifier as L0Classifier
     from ellzero.estimators import L0ClassifierCV as L0ClassifierCV
     from ellzero.estimators import L0HuberRegressor as L0HuberRegressor
+    from ellzero.estimators import L0HuberRegressorCV as L0HuberRegressorCV
     from ellzero.estimators import L0PoissonRegressor as L0PoissonRegressor
     from ellzero.estimators import L0PoissonRegressorCV as L0PoissonRegressorCV
     from ellzero.estimators import L0Regressor as L0Regressor

@@ -18,6 +18,7 @@ from ellzero.sets import L0Ball
 from ellzero.solvers import (
     IHT,
     BranchAndBound,
+    ExactSubset,
     LocalSearch,
     Newton,
     ProximalGradient,
@@ -194,6 +195,9 @@ def _run(
     callback: Callback | None,
 ) -> tuple[Run, dict[str, Measure]]:
     """Iterate; a search for a proof first takes its incumbent from every start."""
+    if isinstance(solver, ExactSubset) and solver.time_limit is None:
+        # It does all of its work before the first step.
+        solver = replace(solver, time_limit=time_limit)
     if not isinstance(solver, BranchAndBound):
         run = iterate(
             problem, solver, batch, max_iter=max_iter, time_limit=time_limit, callback=callback

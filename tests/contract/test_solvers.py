@@ -9,6 +9,7 @@ from ellzero.errors import IncompatibleError
 from ellzero.solvers import (
     OMP,
     BranchAndBound,
+    ExactSubset,
     GraHTP,
     LocalSearch,
     Newton,
@@ -96,7 +97,7 @@ def test_no_steps_return_the_start_made_feasible(make, entry, name):
     assert len(run.values) == 1
     assert run.n_iter.tolist() == [0]
     assert_feasible(problem, run.params)
-    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch, SubsetSearch}
+    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch, SubsetSearch, ExactSubset}
     assert run.status(0) is Status.MAX_ITER or (done_at_once and run.status(0) is Status.CONVERGED)
 
 

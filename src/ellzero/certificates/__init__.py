@@ -18,6 +18,7 @@ from ellzero.certificates.gradients import (
 from ellzero.certificates.proof import ProofCheck, check_proof
 from ellzero.certificates.stability import HTStability, ht_stability
 from ellzero.certificates.swaps import SwapCheck, check_swaps
+from ellzero.certificates.tree import SquaresProblem, TreeCheck, check_tree
 from ellzero.certificates.verify import verify
 
 __all__ = [
@@ -27,11 +28,14 @@ __all__ = [
     "L1Stationarity",
     "LowerBound",
     "ProofCheck",
+    "SquaresProblem",
     "SwapCheck",
+    "TreeCheck",
     "adagrad_bound",
     "box_bound",
     "check_proof",
     "check_swaps",
+    "check_tree",
     "dual_bound",
     "epsilon_optimality",
     "ht_stability",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ellzero.core.problem import Problem
-from ellzero.core.result import Proof, Status
+from ellzero.core.result import Proof, Status, TreeProof
 from ellzero.tensors import named
 from ellzero.tensors.named import Batch
 from ellzero.typing import Params
@@ -68,7 +68,7 @@ class AbstractSolver(ABC, Generic[S]):
     def terminate(self, problem: Problem, state: S) -> Tensor:
         """Return, for each row, 0 to go on or the `code` of a `Status`; shape (size,)."""
 
-    def proof(self, state: S) -> Proof | None:
+    def proof(self, state: S) -> Proof | TreeProof | None:
         """Return the evidence of optimality that the solver has gathered, if it gathers any."""
         return None
 
@@ -93,7 +93,7 @@ class Run:
         Value of every row at the start and after each step; finished rows keep their last value.
     seconds : float
         Wall time.
-    proof : Proof or None
+    proof : Proof, TreeProof or None
         Evidence of optimality, when the solver gathers it.
     """
 
@@ -104,7 +104,7 @@ class Run:
     n_increases: Tensor
     values: list[Tensor]
     seconds: float
-    proof: Proof | None
+    proof: Proof | TreeProof | None
 
     def status(self, row: int) -> Status:
         """Return why one row stopped."""

@@ -2,6 +2,7 @@
 
 from ellzero.solvers.adagrad import AdaGrad
 from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.exact_subset import ExactSubset
 from ellzero.solvers.gradient_descent import GradientDescent
 from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
@@ -27,6 +28,7 @@ __all__ = [
     "AdaGrad",
     "BranchAndBound",
     "CoSaMP",
+    "ExactSubset",
     "GraHTP",
     "GradientDescent",
     "LocalSearch",
