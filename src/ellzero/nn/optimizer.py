@@ -643,7 +643,8 @@ class HardThresholding(torch.optim.Optimizer):
             else:
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
-            slot.level, slot.drift = named.to_float(ours["levels"][name]), 0.0
+            slot.level = named.to_float(ours["levels"][name])
+            slot.trend = slot.drift = 0.0
             slot.index = None
             slot.factor = 1.0
             if "factors" in ours:

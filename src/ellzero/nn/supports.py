@@ -38,7 +38,7 @@ class Slot:
 
     __slots__ = (
         "_index", "_mask", "axis", "drift", "factor", "is_sharded", "latent", "level", "name",
-        "param", "shown", "version",
+        "param", "shown", "trend", "version",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +58,8 @@ class Slot:
         # What an entry's magnitude is multiplied by in its score: one number, or one each.
         self.factor: float | Tensor = 1.0
         self.level = 0.0
-        self.drift = 0.0
+        # How the threshold moved last, and how far it was lately from where that would take it.
+        self.trend = self.drift = 0.0
         self.version = 0
 
     @property
@@ -98,8 +99,10 @@ class Slot:
         return thresholded.count_true(self.mask) == 0
 
     def move(self, level: float) -> None:
-        """Take another threshold, and keep in mind how far it was from the old one."""
-        self.drift, self.level = max(abs(level - self.level), self.drift / 2), level
+        """Take another threshold, and keep in mind how it moves."""
+        trend = level - self.level if self.level > 0 else 0.0
+        self.drift = max(abs(trend - self.trend), self.drift / 2)
+        self.level, self.trend = level, trend
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -429,9 +432,10 @@ def _near(slot: Slot) -> tuple[float, float] | None:
     """Return where the threshold is looked for first; a wrong guess costs time only."""
     if slot.level <= 0:
         return None
-    # It moves little between two choices.
+    # It moves little between two choices, and much as it did before.
+    level = slot.level + slot.trend
     width = max(2 * slot.drift, 2e-3 * slot.level)
-    return slot.level - width, slot.level + width
+    return level - width, level + width
 
 
 def no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:
