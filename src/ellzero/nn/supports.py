@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError
 from ellzero.nn import units
-from ellzero.nn.budgets import with_budget
 from ellzero.sets import L0Ball, SliceL0Ball
+from ellzero.sets.base import AbstractBudgetSet
 from ellzero.tensors import thresholded
 from ellzero.tensors.scores import (
     curvature_factors,
@@ -204,7 +204,7 @@ class Supports:
                 unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
                 masks, levels = self._select(count, scores, held, unit)[0], {}
             else:
-                now = with_budget(s, count)
+                now = lowered(s, count)
                 masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
             for name in names:
                 self._change(self.slots[name], masks[name], levels.get(name, 0.0))
@@ -426,6 +426,13 @@ class Supports:
                 slot.name,
             )
         return True
+
+
+def lowered(constraint: AbstractSparseSet, budget: int) -> AbstractSparseSet:
+    """Return a set with another budget; -1 leaves one that has none of its own as it is."""
+    if isinstance(constraint, AbstractBudgetSet):
+        return constraint.with_budget(budget)
+    return constraint
 
 
 def _near(slot: Slot) -> tuple[float, float] | None:
