@@ -44,7 +44,8 @@ CERTIFIED_WORK = 100_000_000
 CERTIFIED_SAMPLES = 2000
 # Of a polish that is cheap: rounds, and in each steps of hard thresholding and hundreds of L-BFGS
 # iterations, at most some thousand passes in all; 50,000 parameters on digits took 3 seconds.
-POLISH_EFFORT = {"rounds": 2, "steps": 60, "pieces": 4}
+POLISH_EFFORT = 2, 60, 4
+POLISH_EFFORT_COSTLY = 5, 300, 10
 # Samples on which a network of a user is tried before anything is trained.
 TRIED = 4
 
@@ -398,6 +399,7 @@ def polish_large(
         return cut
 
     settings = experiment.settings
+    rounds, steps, pieces = POLISH_EFFORT if experiment.is_cheap else POLISH_EFFORT_COSTLY
     polish(
         model,
         experiment.loss_fn,
@@ -407,7 +409,9 @@ def polish_large(
         structure=settings.structure or "entries",
         ridge=settings.ridge or 0.0,
         stop=asked,
-        **(POLISH_EFFORT if experiment.is_cheap else {}),
+        rounds=rounds,
+        steps=steps,
+        pieces=pieces,
     )
     if cut:
         raise KeyboardInterrupt
