@@ -145,7 +145,8 @@ class GroupL0Ball(AbstractBudgetSet):
     def n_units(self, params: Params) -> int:
         labels = self.groups
         parts = list(labels.values()) if isinstance(labels, Mapping) else [labels]
-        return len({label for part in parts for label in torch.as_tensor(part).flatten().tolist()})
+        flat = [torch.as_tensor(part).flatten() for part in parts]
+        return torch.cat(flat).unique().numel()
 
     @override
     def excess(self, params: Params) -> Tensor:
