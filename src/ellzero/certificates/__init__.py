@@ -10,6 +10,14 @@ from ellzero.certificates.bounds import (
 )
 from ellzero.certificates.epsilon import EpsilonOptimality, epsilon_optimality
 from ellzero.certificates.proof import ProofCheck, check_proof
+from ellzero.certificates.splitting import (
+    LagrangianDescent,
+    LimitRelation,
+    SplittingCheck,
+    check_splitting,
+    lagrangian_descent,
+    limit_relation,
+)
 from ellzero.certificates.stability import HTStability, ht_stability
 from ellzero.certificates.swaps import SwapCheck, check_swaps
 from ellzero.certificates.verify import verify
@@ -17,15 +25,21 @@ from ellzero.certificates.verify import verify
 __all__ = [
     "EpsilonOptimality",
     "HTStability",
+    "LagrangianDescent",
+    "LimitRelation",
     "LowerBound",
     "ProofCheck",
+    "SplittingCheck",
     "SwapCheck",
     "box_bound",
     "check_proof",
+    "check_splitting",
     "check_swaps",
     "dual_bound",
     "epsilon_optimality",
     "ht_stability",
+    "lagrangian_descent",
+    "limit_relation",
     "lower_bound",
     "perspective_bound",
     "point_bound",
