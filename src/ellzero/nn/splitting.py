@@ -55,6 +55,8 @@ class RVSM(torch.optim.Optimizer):
         of w.
     constraint : AbstractSparseSet or None, default=None
         Any sparse set instead of both.
+    allocation : {"global", "uniform", "erk"}, default="global"
+        How `n_nonzero` is shared by tensors; see `make_balls`.
     beta : float, default=0.01
         The coupling. Must be positive. Large beta pulls w to u soon, small beta lets w fit first.
     order : {"gauss-seidel", "jacobi"}, default="gauss-seidel"
@@ -123,6 +125,7 @@ class RVSM(torch.optim.Optimizer):
         *,
         n_nonzero: Budget | None = None,
         constraint: AbstractSparseSet | None = None,
+        allocation: str = "global",
         beta: float = 0.01,
         order: str = "gauss-seidel",
         every: int = 1,
@@ -164,7 +167,7 @@ class RVSM(torch.optim.Optimizer):
             self.sets = constraint.sets if isinstance(constraint, ProductSet) else (constraint,)
         else:
             assert n_nonzero is not None
-            self.sets = make_balls(model, n_nonzero)
+            self.sets = make_balls(model, n_nonzero, allocation=allocation)
         if self.sets:
             shown = {n: p.detach() for n, p in params.items()}
             for one in self.sets:
