@@ -314,7 +314,7 @@ def lagrangian_descent(
     Raises
     ------
     InvalidParameterError
-        If there are fewer than two points, or a number is out of range.
+        If there are fewer than two points, batches differ in size, or a number is out of range.
     IncompatibleError
         If the objective has no upper curvature, or the problem neither penalty nor constraint.
 
@@ -345,6 +345,12 @@ def lagrangian_descent(
         raise InvalidParameterError(
             f"`path` must hold two points or more, got {len(path)}.",
             "Record `state.dense` by a `callback` of `ellzero.iterate`.",
+        )
+    sizes = {tuple(t.shape[0] for t in w.values()) for w in path}
+    if len(sizes) > 1:
+        raise InvalidParameterError(
+            "`path` must hold the same rows in every batch, got batches of several sizes.",
+            "Rows that finish leave the loop: record one start, or call `solver.step` yourself.",
         )
     curvature = upper_curvature(problem.objective)
     if curvature is None:

@@ -70,6 +70,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "Gradient Properties of Hard Thresholding Operator, arXiv:2209.08247",
         "ellzero.papers.ht_escape",
     ),
+    Experiment(
+        "rvsm",
+        "Sparse teachers by relaxed variable splitting",
+        "Convergence of a Relaxed Variable Splitting Method, arXiv:1812.05719",
+        "ellzero.papers.rvsm",
+    ),
+    Experiment(
+        "rvscgd",
+        "Sparse networks of binary activations by coarse gradients",
+        "Convergence of a Relaxed Variable Splitting Coarse Gradient Descent Method, "
+        "arXiv:1901.09731",
+        "ellzero.papers.rvscgd",
+    ),
 )
 
 
