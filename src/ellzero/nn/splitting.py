@@ -261,7 +261,7 @@ class RVSM(torch.optim.Optimizer):
             The Lagrangian.
         """
         dense, sparse = self._dense(), self.sparse
-        value = named.to_float(loss)
+        value = named.to_float(loss.detach() if isinstance(loss, Tensor) else loss)
         value += self.beta / 2 * named.to_float(named.norm_squared(named.sub(dense, sparse)))
         if self.penalty is not None:
             value += named.to_float(self.penalty.value(sparse))
