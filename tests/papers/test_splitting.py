@@ -65,7 +65,7 @@ def test_rvscgd():
     assert len(summary["reference"]["rows"]) == 16
     collapse = tables(summary)["Collapse without normalization"]["rows"]
     kept = {row[0]: row[3] for row in collapse}
-    assert kept["l1, not normalized"] == kept["transformed l1 (a = 1), not normalized"] == 0
+    assert kept["l1, not normalized"] == kept["transformed l1, not normalized"] == 0
     assert kept["l1, normalized"] == kept["l0, not normalized"] == 10
     assert "set `normalize=True`" in collapse[0][-1]
     assert collapse[-1][-1] == "none"

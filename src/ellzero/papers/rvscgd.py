@@ -42,6 +42,7 @@ from ellzero.papers.rvsm import (
     learn,
     mean_of,
     penalty_of,
+    short,
     sparse_teachers,
 )
 from ellzero.penalties import L0
@@ -242,7 +243,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
                     "penalty", "beta", "threshold", "share found", "mean angle of w",
                     "mean angle of u", "mean nonzeros",
                 ],
-                "rows": table,
+                "rows": [short(row) for row in table],
                 "note": (
                     f"c = {teacher_constant():.3g}: the angle of w is about beta / c times the "
                     "gap between w and u."
@@ -252,19 +253,19 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
                 "title": f"Over the dimension (beta 0.4, threshold {THRESHOLD:g})",
                 "columns": ["penalty", "entries", "share found", "mean angle of w",
                             "mean angle of u", "steps"],
-                "rows": rows_d,
+                "rows": [short(row) for row in rows_d],
             },
             {
                 "title": "Rises over 300 steps of length 0.05",
                 "columns": ["penalty", "of the surrogate", "with the true loss",
                             "surrogate monotone"],
-                "rows": rows_surrogate,
+                "rows": [short(row) for row in rows_surrogate],
                 "note": "The true loss has a kink at the teacher: only the surrogate must fall.",
             },
             {
                 "title": "Collapse without normalization",
                 "columns": ["run", "threshold", "|w| at the end", "nonzeros of u", "caution"],
-                "rows": rows_collapse,
+                "rows": [short(row) for row in rows_collapse],
             },
         ],
         "trace": {"series": series, "y_label": "surrogate"},
