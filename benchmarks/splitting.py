@@ -193,8 +193,7 @@ def admm(trial: Trial, rho: float, retrain: float) -> dict[str, Any]:
         chosen = trial.largest(shifted)
         for n, p in trial.weights.items():
             sparse[n] = shifted[n] * chosen[n]
-            if n in sparse:
-                dual[n].add_(p.detach() - sparse[n])
+            dual[n].add_(p.detach() - sparse[n])
 
     with torch.no_grad():
         chosen = trial.largest({n: p.detach() for n, p in trial.weights.items()})
@@ -227,11 +226,11 @@ def admm(trial: Trial, rho: float, retrain: float) -> dict[str, Any]:
         small = _share_below(trial, 1e-3)
         masks.update(trial.largest({n: p.detach() for n, p in trial.weights.items()}))
         apply()
-    return trial.finish(rho=rho, retrain=retrain, exact_zeros_before_cut=0, below_1e3=small)
+    return trial.finish(rho=rho, retrain=retrain, below_1e3_before_cut=small)
 
 
 def _share_below(trial: Trial, level: float) -> float:
-    """Return the share (%) of weights that are not zero but tiny."""
+    """Return the share (%) of weights below a magnitude."""
     tiny = sum(int((p.detach().abs() < level).sum()) for p in trial.weights.values())
     return 100 * tiny / trial.n_entries
 
@@ -372,7 +371,15 @@ def main() -> None:
         began = time.process_time()
         methods = bench.choose()
         tuning = time.process_time() - began
-        results = {}
+        results: dict[str, Any] = {}
+        out["networks"][network] = {
+            "title": title,
+            "epochs": epochs,
+            "lr": lr,
+            "tuning_seconds": tuning,
+            "tried": bench.tried,
+            "methods": results,
+        }
         for name, train in methods.items():
             runs = [train(bench.trial(seed)) for seed in SEEDS]
             results[name] = {**summarize(runs), "runs": runs}
@@ -382,16 +389,9 @@ def main() -> None:
                 f"zeros {r['zeros']:6.2f}  {r['seconds']:6.1f} s",
                 flush=True,
             )
-        out["networks"][network] = {
-            "title": title,
-            "epochs": epochs,
-            "lr": lr,
-            "tuning_seconds": tuning,
-            "tried": bench.tried,
-            "methods": results,
-        }
-        if arguments.out:
-            Path(arguments.out).write_text(json.dumps(out, indent=1) + "\n")
+            # After each method, so that an interrupted benchmark leaves what it has.
+            if arguments.out:
+                Path(arguments.out).write_text(json.dumps(out, indent=1) + "\n")
 
 
 if __name__ == "__main__":

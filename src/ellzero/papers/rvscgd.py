@@ -145,7 +145,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
     count = QUICK_TEACHERS if quick else N_TEACHERS
     betas = BETAS[::2] if quick else BETAS
     thresholds = THRESHOLDS[::2] if quick else THRESHOLDS
-    dimensions = (20, 50) if quick else (20, 50, 100, 200)
+    dimensions = (20, 50) if quick else (20, 50, 100, 200, 500)
     total = 3 * (len(betas) * len(thresholds) + len(dimensions)) + 2
     done = 0
 

@@ -414,7 +414,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
     count = QUICK_TEACHERS if quick else N_TEACHERS
     betas = BETAS[::2] if quick else BETAS
     thresholds = THRESHOLDS[::2] if quick else THRESHOLDS
-    dimensions = (20, 50) if quick else (20, 50, 100, 200)
+    dimensions = (20, 50) if quick else (20, 50, 100, 200, 500)
     patches = (2, 20) if quick else (2, 5, 10, 20, 50)
     levels = (0.02, 0.05, 0.1) if quick else (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2)
     budgets = (2, 5, 10) if quick else (1, 2, 3, 5, 8, 12, 20, 30, 45)
