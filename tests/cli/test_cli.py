@@ -352,7 +352,7 @@ def test_reproduce_lists_and_names_the_nearest(run):
     refuse(
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
-        "Known experiments: iht-iris, ht-escape, rvsm, rvscgd.",
+        "Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, backprop.",
         "reproduce",
         "iht-irs",
     )
@@ -361,6 +361,9 @@ def test_reproduce_lists_and_names_the_nearest(run):
         "ht-escape",
         "rvsm",
         "rvscgd",
+        "sparse-smooth",
+        "adagrad",
+        "backprop",
     ]
 
 

@@ -18,7 +18,7 @@ TWICE = {n: m for n, m in OBJECTIVE_CASES.items() if not n.startswith("binary")}
 SMOOTH = {
     n: m
     for n, m in TWICE.items()
-    if "module" not in n and not n.startswith("poisson") and not n.startswith("patches")
+    if "module" not in n and not n.startswith(("poisson", "cosines", "noisy", "finite", "patches"))
 }
 QUADRATIC = {n: m for n, m in SMOOTH.items() if n == "quadratic" or n.startswith("least")}
 
@@ -122,7 +122,7 @@ def test_curvature_lies_between_its_constants(make):
             hessian = named.flatten(objective.hessian_vector(here, directions(objective)))
             eigenvalues = np.linalg.eigvalsh(hessian.numpy())
             # Rounding of an eigensolver.
-            assert low * (1 - 1e-9) <= eigenvalues[0]
+            assert low * (1 - 1e-9) - 1e-12 * high <= eigenvalues[0]
             assert eigenvalues[-1] <= high * (1 + 1e-9)
             assert np.linalg.eigvalsh((matrix - hessian).numpy())[0] >= -1e-10 * high
 

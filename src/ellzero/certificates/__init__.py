@@ -9,6 +9,12 @@ from ellzero.certificates.bounds import (
     point_bound,
 )
 from ellzero.certificates.epsilon import EpsilonOptimality, epsilon_optimality
+from ellzero.certificates.gradients import (
+    AdaGradBound,
+    L1Stationarity,
+    adagrad_bound,
+    l1_stationarity,
+)
 from ellzero.certificates.proof import ProofCheck, check_proof
 from ellzero.certificates.splitting import (
     LagrangianDescent,
@@ -23,14 +29,17 @@ from ellzero.certificates.swaps import SwapCheck, check_swaps
 from ellzero.certificates.verify import verify
 
 __all__ = [
+    "AdaGradBound",
     "EpsilonOptimality",
     "HTStability",
+    "L1Stationarity",
     "LagrangianDescent",
     "LimitRelation",
     "LowerBound",
     "ProofCheck",
     "SplittingCheck",
     "SwapCheck",
+    "adagrad_bound",
     "box_bound",
     "check_proof",
     "check_splitting",
@@ -38,6 +47,7 @@ __all__ = [
     "dual_bound",
     "epsilon_optimality",
     "ht_stability",
+    "l1_stationarity",
     "lagrangian_descent",
     "limit_relation",
     "lower_bound",

@@ -1,5 +1,6 @@
 """Objectives: functions to minimize, of named tensors."""
 
+from ellzero.objectives.anisotropic import CosineWells, StiffRamps, random_rotation
 from ellzero.objectives.binary_patch_network import BinaryPatchNetworkLoss
 from ellzero.objectives.huber import Huber
 from ellzero.objectives.least_squares import LeastSquares
@@ -9,16 +10,22 @@ from ellzero.objectives.patch_network import PatchNetworkLoss, SampledPatchNetwo
 from ellzero.objectives.poisson import Poisson
 from ellzero.objectives.quadratic import Quadratic
 from ellzero.objectives.softmax import Softmax
+from ellzero.objectives.stochastic import FiniteSum, NoisyGradient
 
 __all__ = [
     "BinaryPatchNetworkLoss",
+    "CosineWells",
+    "FiniteSum",
     "Huber",
     "LeastSquares",
     "Logistic",
     "ModuleLoss",
+    "NoisyGradient",
     "PatchNetworkLoss",
     "Poisson",
     "Quadratic",
     "SampledPatchNetworkLoss",
     "Softmax",
+    "StiffRamps",
+    "random_rotation",
 ]
