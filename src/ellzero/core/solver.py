@@ -95,6 +95,8 @@ class Run:
         Wall time.
     proof : Proof, TreeProof or None
         Evidence of optimality, when the solver gathers it.
+    final : SolverState
+        The state in which each row stopped; its point may differ from the best one.
     """
 
     params: Batch
@@ -105,6 +107,7 @@ class Run:
     values: list[Tensor]
     seconds: float
     proof: Proof | TreeProof | None
+    final: SolverState
 
     def status(self, row: int) -> Status:
         """Return why one row stopped."""
@@ -171,7 +174,7 @@ def iterate(
     n_increases = torch.zeros_like(codes)
     limit = Status.MAX_ITER
     iteration = 0
-    last = state
+    last = final = state
     try:
         while True:
             code = solver.terminate(problem, state)
@@ -180,10 +183,12 @@ def iterate(
             if named.any_true(code != 0):
                 codes[active[code != 0]] = code[code != 0]
                 keep = code == 0
+                final = state if active.numel() == size else named.put_rows(final, active, state)
                 active = active[keep]
                 if active.numel() == 0:
                     break
                 state = named.take_rows(state, keep)
+                problem = problem.take(keep)
             if callback is not None and callback(iteration, state):
                 limit = Status.INTERRUPTED
                 break
@@ -213,6 +218,8 @@ def iterate(
                 )
     except KeyboardInterrupt:
         limit = Status.INTERRUPTED
+    if active.numel() > 0:
+        final = state if active.numel() == size else named.put_rows(final, active, state)
     codes[codes == 0] = limit.code
     return Run(
         params=best_params,
@@ -223,4 +230,5 @@ def iterate(
         values=values,
         seconds=time.perf_counter() - began,
         proof=solver.proof(last),
+        final=final,
     )

@@ -7,6 +7,7 @@ from ellzero.solvers.gradient_descent import GradientDescent
 from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
+from ellzero.solvers.splitting import RVSCGD, RVSM
 from ellzero.solvers.starts import dense_minimizer, make_starts, random_starts
 from ellzero.solvers.subset_search import SubsetSearch
 from ellzero.solvers.swaps import LocalSearch
@@ -24,6 +25,8 @@ __all__ = [
     "IHT",
     "NIHT",
     "OMP",
+    "RVSCGD",
+    "RVSM",
     "AcceleratedIHT",
     "AdaGrad",
     "BranchAndBound",
