@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ellzero.core.result import Status
 from ellzero.kernels.tree import forest_objective, solve_forest, tree_l0
-from ellzero.signal.chain import SAME, Callback
+from ellzero.signal.budget import SAME, Callback
 from ellzero.signal.solution import Bools, Floats, Integers, Solution
 
 
