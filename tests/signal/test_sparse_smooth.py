@@ -470,16 +470,28 @@ BAD = [
         "`n_nonzero` must be at least 2, the number of `known_ones`, got 1.",
     ),
     (
-        [1.0, 2.0],
-        {"bump_penalty": 1.0, **GIVEN},
-        IncompatibleError,
-        "`bump_penalty` needs `penalty`, got a budget.",
-    ),
-    (
         [1.0, 2.0, 3.0],
         {"bump_penalty": 1.0, "penalty": 1.0, "graph": [[0, 2]]},
         IncompatibleError,
         "`bump_penalty` needs a chain, got a forest.",
+    ),
+    (
+        [1.0, 2.0, 3.0],
+        {"n_bumps": 1, "penalty": 1.0, "graph": [[0, 2]]},
+        IncompatibleError,
+        "`n_bumps` needs a chain, got a forest.",
+    ),
+    (
+        [1.0, 2.0, 3.0],
+        {"min_length": 2, "penalty": 1.0, "graph": [[0, 2]]},
+        IncompatibleError,
+        "`min_length` needs a chain, got a forest.",
+    ),
+    (
+        [1.0, 2.0, 3.0],
+        {"min_distance": 2, "penalty": 1.0, "graph": [[0, 2]]},
+        IncompatibleError,
+        "`min_distance` needs a chain, got a forest.",
     ),
     (
         [1.0, 2.0, 3.0],

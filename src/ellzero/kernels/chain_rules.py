@@ -302,7 +302,9 @@ def rules_program(  # type: ignore[no-untyped-def]
                             value = zeros[place * distance + d]
                             stays[here] = value < math.inf
                         value += fit
-                        if value < math.inf and (not pruned or base + value + at + others <= limit):
+                        if value < math.inf and (
+                            not pruned or base + value + at + others <= limit
+                        ):
                             zeros2[place * distance + d] = value
                             smallest = min(smallest, value)
                 if kind < 0 or (by_count and lc + c + step > budget):

@@ -7,13 +7,18 @@ import numpy as np
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.kernels.chain import domains, sweep
 from ellzero.kernels.chain_check import best_by_counts, best_by_zeros, bound_of_messages
-from ellzero.signal.chain import Chain, count_bumps
+from ellzero.signal.chain import Chain
 from ellzero.signal.solution import Floats, Solution
 from ellzero.signal.tree import Forest
 
 # Samples up to which every position of the last zero is tried, and operations for every count.
 ALL_ZEROS, ALL_COUNTS = 3000, 2e8
 TOL = 1e-9
+INTERVAL = "Every candidate lies between the solutions for the positive and the negative part of the data."
+MULTIPLIER = (
+    "The bound is that of one multiplier; what the count-indexed program has closed beyond it is "
+    "not recomputed here."
+)
 
 
 def certify_chain(
@@ -56,9 +61,7 @@ def certify_chain(
     cost = chain.costs(price)
     signal = found.signal
     checks, assumptions = [], []
-    # Nodes of the support at zero are in a run that goes on.
-    chosen = found.support & (signal == 0) if chain.bump > 0 else np.zeros(n, dtype=np.bool_)
-    chosen |= signal != 0
+    chosen = signal != 0
     count = chain.count(chosen)
     measures: dict[str, Measure] = {"n_nonzero": int(np.count_nonzero(signal))}
     limit = n if budget is None else budget
@@ -69,34 +72,60 @@ def certify_chain(
     if chain.nonnegative:
         checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
     value = _value(chain, signal) + (0.0 if penalty is None else penalty * count)
-    if chain.bump > 0:
-        value += chain.bump * count_bumps(chosen)
-    slope = _slope(chain, signal)
+    slope = slope_of(chain, signal)
     on = signal != 0
-    checks.append(_steepest(slope[on], chain.weights * chain.y, scale))
+    checks.append(steepest_check(slope[on], chain.weights * chain.y, scale))
     at_zero = float(chain.weights @ chain.y**2)
     plain = not chain.nonnegative and chain.kinds is None
     if budget is not None and plain and _operations(n, budget) <= ALL_COUNTS:
         bound = float(best_by_counts(chain.y, chain.weights, chain.edges, budget))
         measures["bound_method"] = "every last zero and count"
     elif budget is None and not chain.nonnegative and n <= ALL_ZEROS:
-        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, chain.bump))
+        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, 0.0))
         measures["bound_method"] = "every last zero"
     else:
         bound, violation = _by_messages(chain, cost)
         measures["bound_method"] = "message inequalities"
         measures["violation"] = violation * scale**2
-        assumptions.append(
-            "Every candidate lies between the solutions for the positive and the negative part "
-            "of the data."
-        )
+        assumptions.append(INTERVAL)
         if budget is not None:
             bound -= found.penalty * budget
             if value - bound > TOL * max(value, 1e-12 * at_zero):
-                assumptions.append(
-                    "The bound is that of one multiplier; what the count-indexed program has "
-                    "closed beyond it is not recomputed here."
-                )
+                assumptions.append(MULTIPLIER)
+    return conclude(checks, assumptions, measures, value, bound, at_zero, scale)
+
+
+def conclude(
+    checks: list[Check],
+    assumptions: list[str],
+    measures: dict[str, Measure],
+    value: float,
+    bound: float,
+    at_zero: float,
+    scale: float,
+) -> Certificate:
+    """Return the certificate of a value and a lower bound, whatever has computed it.
+
+    Parameters
+    ----------
+    checks : list of Check
+        Checks of feasibility and slopes.
+    assumptions : list of str
+        What the bound rests on.
+    measures : dict of str to number or str
+        Numbers worth knowing.
+    value, bound : float
+        Objective and lower bound, in units of `scale` squared.
+    at_zero : float
+        Objective of the zero signal, without costs.
+    scale : float
+        Unit of the samples.
+
+    Returns
+    -------
+    Certificate
+        With the checks of the bound.
+    """
     slack = TOL * abs(value) + 1e-14 * at_zero
     if value < bound <= value + slack:
         # A bound that little above the value is rounding.
@@ -111,7 +140,7 @@ def certify_chain(
     return Certificate(claim, tuple(checks), tuple(assumptions), bound, gap, measures)
 
 
-def _steepest(slope: Floats, pull: Floats, scale: float) -> Check:
+def steepest_check(slope: Floats, pull: Floats, scale: float) -> Check:
     """Return the check that nothing on the support pulls."""
     largest = float(np.abs(pull).max()) or 1.0
     steepest = float(np.abs(slope).max(initial=0.0))
@@ -156,7 +185,7 @@ def certify_forest(
     pull = forest.edges[inner] * (signal[inner] - signal[forest.parent[inner]])
     slope[inner] += pull
     np.subtract.at(slope, forest.parent[inner], pull)
-    checks.append(_steepest(slope[signal != 0], forest.weights * forest.y, scale))
+    checks.append(steepest_check(slope[signal != 0], forest.weights * forest.y, scale))
     return Certificate(
         _claim(checks, Claim.STATIONARY),
         tuple(checks),
@@ -186,7 +215,8 @@ def _value(chain: Chain, signal: Floats) -> float:
     return float(fit + chain.edges @ np.diff(signal) ** 2)
 
 
-def _slope(chain: Chain, signal: Floats) -> Floats:
+def slope_of(chain: Chain, signal: Floats) -> Floats:
+    """Return half the gradient of the smooth part."""
     slope = chain.weights * (signal - chain.y)
     pull = chain.edges * np.diff(signal)
     slope[1:] += pull
@@ -195,8 +225,8 @@ def _slope(chain: Chain, signal: Floats) -> Floats:
 
 
 def _by_messages(chain: Chain, cost: Floats) -> tuple[float, float]:
-    y, w, edges, bump = chain.y, chain.weights, chain.edges, chain.bump
-    *_, kept, first, bases = sweep(y, w, edges, cost, bump, chain.nonnegative, True)
+    y, w, edges = chain.y, chain.weights, chain.edges
+    *_, kept, first, bases = sweep(y, w, edges, cost, 0.0, chain.nonnegative, True)
     low, high = domains(y, w, edges, chain.nonnegative)
-    bound, violation = bound_of_messages(y, w, edges, cost, bump, low, high, kept, first, bases)
+    bound, violation = bound_of_messages(y, w, edges, cost, 0.0, low, high, kept, first, bases)
     return float(bound), float(violation)

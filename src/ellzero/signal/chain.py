@@ -13,6 +13,7 @@ from ellzero.signal.budget import Callback, Close, Line, search_budget
 from ellzero.signal.rules import solve_ruled
 from ellzero.signal.solution import Bools, Floats, Solution
 
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """Data of a chain.

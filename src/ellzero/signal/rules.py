@@ -174,9 +174,7 @@ class _Search:
         if self.planes and reached <= self.bound + SAME * abs(reached):
             return False
         count_price, run_price = multipliers
-        found = run_program(
-            self.chain, self.price + count_price, self.chain.bump + run_price
-        )
+        found = run_program(self.chain, self.price + count_price, self.chain.bump + run_price)
         plane = self.take(found)
         self.planes.append(plane)
         bound = found.value - count_price * (self.budget or 0)
@@ -275,8 +273,9 @@ def solve_ruled(
     """
     began = time.perf_counter()
     search = _Search(chain, price or 0.0, budget)
-    limited = (-1 if budget is None else budget), (
-        -1 if chain.most_bumps is None else chain.most_bumps
+    limited = (
+        (-1 if budget is None else budget),
+        (-1 if chain.most_bumps is None else chain.most_bumps),
     )
     if max(limited) < 0:
         return _solve_unlimited(chain, search)
