@@ -28,7 +28,7 @@ from ellzero.kernels.chain import (
     grown,
     node_step,
 )
-from ellzero.kernels.chain_budget import _joint, _value_at_zero
+from ellzero.kernels.chain_budget import _joint
 
 # What `rules_program` keeps of its messages.
 NOTHING, LEAST, EVERY = 0, 1, 2

@@ -12,10 +12,10 @@ from sklearn.base import BaseEstimator, clone  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.signal.certificate import certify_chain, certify_forest
 from ellzero.signal.budget import Line
-from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
+from ellzero.signal.certificate import certify_chain, certify_forest
 from ellzero.signal.certificate_rules import certify_ruled
+from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
 from ellzero.signal.inputs import (
     Samples,
