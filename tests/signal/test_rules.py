@@ -52,10 +52,7 @@ def check_case(rng, most):
     values = chain_values(case) + (price or 0.0) * count + given.bump * runs
     values[~within] = np.inf
     best, scale = values.min(), scale_of(case)
-    if budget is None:
-        found = solve_penalized(chain, price)
-    else:
-        found = solve_budgeted(chain, budget)
+    found = solve_penalized(chain, price) if budget is None else solve_budgeted(chain, budget)
     assert found.status is Status.CONVERGED
     assert abs(found.value - best) <= CLOSE * scale
     assert abs(values[int((1 << np.flatnonzero(found.support)).sum())] - best) <= CLOSE * scale
@@ -114,10 +111,8 @@ def compare_with_runs(n, seed):
         chain.length, chain.distance, False,
     )  # fmt: skip
     chain = replace(chain, most_bumps=limits[1] if limits[1] >= 0 else None)
-    if limits[0] >= 0:
-        found = solve_budgeted(chain, limits[0])
-    else:
-        found = solve_penalized(chain, price)
+    penalized = limits[0] < 0
+    found = solve_penalized(chain, price) if penalized else solve_budgeted(chain, limits[0])
     assert found.status is Status.CONVERGED
     assert found.value == pytest.approx(exact, rel=CLOSE)
     assert found.gap <= CLOSE
@@ -256,30 +251,41 @@ def test_the_estimator_takes_all_rules_together():
     assert chosen.budget_ in (20, 40, 60)
 
 
+ONES = {"known_ones": [0, 5]}
+TOO_CLOSE = {**ONES, "min_distance": 3, "min_length": 2, "known_zeros": [2, 4, 6]}
 INFEASIBLE = [
     (
-        {"penalty": 1.0, "min_distance": 3, "min_length": 2, "known_ones": [0, 5], "known_zeros": [2, 4, 6]},
+        {"penalty": 1.0, **TOO_CLOSE},
         "No support has `known_zeros` and `known_ones` as given with bumps of at least 2 samples "
         "and at least 3 zeros between them.",
     ),
     (
-        {"penalty": 1.0, "n_bumps": 1, "known_ones": [0, 5], "known_zeros": [3]},
+        {"penalty": 1.0, "n_bumps": 1, "known_zeros": [3], **ONES},
         "`n_bumps` must be at least 2 to hold the `known_ones`, got 1.",
     ),
     (
-        {"n_nonzero": 3, "min_length": 2, "known_ones": [0, 5], "known_zeros": [3]},
+        {"n_nonzero": 3, "min_length": 2, "known_zeros": [3], **ONES},
         "`n_nonzero` must be at least 4 to hold the `known_ones` in bumps that keep to the rules, "
         "got 3.",
     ),
     (
-        {"n_nonzero": 3, "n_bumps": 1, "known_ones": [0, 5]},
+        {"n_nonzero": 3, "n_bumps": 1, **ONES},
         "`n_nonzero` must be at least 6 to hold the `known_ones` in bumps that keep to the rules, "
         "got 3.",
     ),
-    ({"penalty": 1.0, "n_bumps": -1}, "`n_bumps` must be an integer of at least 0, got -1."),
-    ({"penalty": 1.0, "min_length": 0}, "`min_length` must be an integer of at least 1, got 0."),
-    ({"penalty": 1.0, "min_distance": 0}, "`min_distance` must be an integer of at least 1, got 0."),
-]  # fmt: skip
+    (
+        {"penalty": 1.0, "n_bumps": -1},
+        "`n_bumps` must be an integer of at least 0, got -1.",
+    ),
+    (
+        {"penalty": 1.0, "min_length": 0},
+        "`min_length` must be an integer of at least 1, got 0.",
+    ),
+    (
+        {"penalty": 1.0, "min_distance": 0},
+        "`min_distance` must be an integer of at least 1, got 0.",
+    ),
+]
 
 
 @pytest.mark.parametrize(("given", "message"), INFEASIBLE)

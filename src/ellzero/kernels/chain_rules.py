@@ -85,7 +85,7 @@ def lower_of(one, one_labels, n_one, two, two_labels, n_two, end, out, out_label
             r1 = middle + q / A if A != 0.0 else right
             r2 = middle + C / q if q != 0.0 else right
             cut_one = min(max(min(r1, r2), left), right)
-            cut_two = min(max(max(r1, r2), left), right)
+            cut_two = min(max(r1, r2, left), right)
         begin = left
         for part in range(3):
             stop = cut_one if part == 0 else (cut_two if part == 1 else right)

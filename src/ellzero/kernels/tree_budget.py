@@ -95,7 +95,9 @@ def _excess(one, i, i_stop, two, j, j_stop, end):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _split(total, x, kids, rows, first, node_first, leasts, widths, u_rows, u_first, slack, counts):  # type: ignore[no-untyped-def]
+def _split(
+    total, x, kids, rows, first, node_first, leasts, widths, u_rows, u_first, slack, counts
+):  # type: ignore[no-untyped-def]
     """Write the counts of children whose messages at x add up to the least, for a total count."""
     d = kids.shape[0]
     # Groups of children by levels: pairs, pairs of pairs, ...
@@ -430,9 +432,7 @@ def tree_counted(  # type: ignore[no-untyped-def]
                 copy_rows(here, a, b, sums, 0)
                 for k in range(count):
                     more_labels[k] = k
-                node_step(
-                    sums, more_labels, count, y[v], w[v], price * kind, sums, more_labels
-                )
+                node_step(sums, more_labels, count, y[v], w[v], price * kind, sums, more_labels)
                 for k in range(count):
                     sums[k, COST] -= shift
             made = 0
@@ -466,7 +466,9 @@ def tree_counted(  # type: ignore[no-untyped-def]
                     # Nothing is carried over: the node sits at the least of its own cost.
                     right = sums[label + 1, START] if label + 1 < count else high[v]
                     origin[n_rows + k, 0] = 1.0
-                    origin[n_rows + k, 1] = min(max(sums[label, VERTEX], sums[label, START]), right)
+                    origin[n_rows + k, 1] = min(
+                        max(sums[label, VERTEX], sums[label, START]), right
+                    )
             n_rows += made
             if made > 0:
                 found_any = True

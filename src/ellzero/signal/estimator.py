@@ -265,9 +265,13 @@ class SparseSmooth(BaseEstimator):
             if price is not None:
                 found = solve_forest_penalized(data, price)
             else:
-                found = solve_forest_budgeted(data, budget or 0, time_limit=self.time_limit)
+                found = solve_forest_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, lines=lines
+                )
             if self.certify:
-                certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
+                certificate = certify_forest(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
         if posed.order is not None:
             signal, support = np.empty_like(found.signal), np.empty_like(found.support)
             signal[posed.order], support[posed.order] = found.signal, found.support
@@ -295,11 +299,6 @@ class SparseSmooth(BaseEstimator):
             )
         if data.kinds is None:
             return int(n_nonzero)
-        if isinstance(data, Forest):
-            raise IncompatibleError(
-                "`known_zeros` and `known_ones` with a budget need a chain, got a forest.",
-                "Pass `penalty=0.1`.",
-            )
         ones = int(np.count_nonzero(data.kinds == 0))
         if n_nonzero < ones:
             raise InvalidParameterError(

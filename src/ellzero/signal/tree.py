@@ -72,7 +72,7 @@ class Forest:
         return float(value), support, int(n_pieces)
 
     def joined(self) -> Forest:
-        """Return a tree: one more node, off, is the parent of all roots, with edges of weight 0."""
+        """Return a tree: one more node, off, is the parent of all roots by edges of weight 0."""
         kinds = np.ones(self.size, dtype=np.int8) if self.kinds is None else self.kinds
         parent = np.where(self.parent < 0, self.size, self.parent)
         edges = np.where(self.parent < 0, 0.0, self.edges)
