@@ -457,6 +457,10 @@ def denoise(
     penalty: float | None = None,
     nonnegative: bool = False,
     graph: Any = "chain",
+    bump_penalty: float = 0.0,
+    n_bumps: int | None = None,
+    min_length: int = 1,
+    min_distance: int = 1,
     sample_weight: Any = None,
 ) -> Any:
     """Return the sparse and smooth signal behind samples, see `SparseSmooth`.
@@ -475,6 +479,12 @@ def denoise(
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
         Which samples are neighbors.
+    bump_penalty : float, default=0.0
+        Cost of every bump on a chain.
+    n_bumps : int or None, default=None
+        Most bumps on a chain.
+    min_length, min_distance : int, default=1
+        Fewest samples of a bump, and fewest zeros between two, on a chain.
     sample_weight : array of the shape of `y`, or None, default=None
         Weight of every sample; 0 leaves it out.
 
@@ -495,6 +505,10 @@ def denoise(
         penalty=penalty,
         nonnegative=nonnegative,
         graph=graph,
+        bump_penalty=bump_penalty,
+        n_bumps=n_bumps,
+        min_length=min_length,
+        min_distance=min_distance,
         certify=False,
     )
     return estimator.fit(y, sample_weight).signal_
