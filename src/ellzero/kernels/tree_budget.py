@@ -95,9 +95,9 @@ def _excess(one, i, i_stop, two, j, j_stop, end):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True)
-def _split(
+def _split(  # type: ignore[no-untyped-def]
     total, x, kids, rows, first, node_first, leasts, widths, u_rows, u_first, slack, counts
-):  # type: ignore[no-untyped-def]
+):
     """Write the counts of children whose messages at x add up to the least, for a total count."""
     d = kids.shape[0]
     # Groups of children by levels: pairs, pairs of pairs, ...

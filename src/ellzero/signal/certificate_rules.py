@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def certify_ruled(
     kinds = np.ones(chain.size, dtype=np.int8) if chain.kinds is None else chain.kinds
     value, count, runs = ruled_value(chain, signal, support, penalty or 0.0)
     lengths, gaps = _lengths(support)
-    pairs = [
+    pairs: list[tuple[str, Any, Any]] = [
         ("nonzeros off the support", np.count_nonzero(signal[~support]), 0),
         ("nodes that count", count, chain.size if budget is None else budget),
         ("known zeros that are on", np.count_nonzero(support & (kinds < 0)), 0),

@@ -185,7 +185,7 @@ class _Search:
 
     def _ascend(self, most: float) -> tuple[tuple[float, float], float]:
         """Return the multipliers at which the planes so far are highest, and that height."""
-        from scipy.optimize import linprog
+        from scipy.optimize import linprog  # type: ignore[attr-defined]
 
         if not self.planes:
             return (0.0, 0.0), math.inf
