@@ -55,8 +55,8 @@ def denoise(
 ) -> None:
     """Estimate the sparse and smooth signal behind a series, exactly; missing values are filled.
 
-    Without a file it runs on a series that is made. The folder of the result gets result.csv with position, value, estimate and whether the signal
-    is on, and report.html with a picture.
+    Without a file it runs on a series that is made. The folder of the result gets result.csv with
+    position, value, estimate and whether the signal is on, and report.html with a picture.
     """
     import json
     from pathlib import Path

@@ -224,7 +224,9 @@ def search_budget(
         return search.solution(Status.CONVERGED if search.is_exact else stopped)
     price = search.price
     close = prepare(price)
-    tilted, margin, n_states = search.bound + price * budget, FIRST_MARGIN * price, 0
+    tilted, n_states = search.bound + price * budget, 0
+    # Rounding alone must be within reach where the multiplier is zero.
+    margin = max(FIRST_MARGIN * price, SAME * abs(tilted))
     while True:
         limit = tilted + margin
         best, support, states = close(limit + SAME * abs(limit))
