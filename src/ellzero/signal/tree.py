@@ -52,8 +52,24 @@ class Forest:
         return np.where(self.kinds < 0, np.inf, np.where(self.kinds > 0, price, 0.0))
 
     def refit(self, support: Bools) -> Floats:
-        """Return the best signal on a support."""
-        return np.asarray(solve_forest(self.y, self.weights, self.parent, self.edges, support))
+        """Return the best signal on a support, nonnegative where it must be."""
+        signal = np.asarray(solve_forest(self.y, self.weights, self.parent, self.edges, support))
+        if not self.nonnegative or (signal >= 0).all():
+            return signal
+        # Ties left nodes on that turn negative: nodes enter where the slope at zero pulls them up.
+        inside, inner = np.zeros(self.size, dtype=np.bool_), self.parent >= 0
+        while True:
+            signal = np.asarray(
+                solve_forest(self.y, self.weights, self.parent, self.edges, inside)
+            )
+            pull = self.weights * (self.y - signal)
+            steps = self.edges[inner] * (signal[self.parent[inner]] - signal[inner])
+            pull[inner] += steps
+            np.subtract.at(pull, self.parent[inner], steps)
+            enter = support & ~inside & (pull > 0)
+            if not enter.any():
+                return signal
+            inside |= enter
 
     def value(self, signal: Floats, price: float) -> float:
         """Return the objective, with the price of every nonzero that counts."""
