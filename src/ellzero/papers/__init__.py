@@ -70,6 +70,24 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "Gradient Properties of Hard Thresholding Operator, arXiv:2209.08247",
         "ellzero.papers.ht_escape",
     ),
+    Experiment(
+        "sparse-smooth",
+        "Sparse and smooth signals: convexifications beside the exact optimum",
+        "Sparse and Smooth Signal Estimation, arXiv:1811.02655",
+        "ellzero.papers.sparse_smooth",
+    ),
+    Experiment(
+        "adagrad",
+        "AdaGrad against gradient descent, with every control",
+        "Provable Complexity Improvement of AdaGrad over SGD, arXiv:2406.04592",
+        "ellzero.papers.adagrad",
+    ),
+    Experiment(
+        "backprop",
+        "Back-propagation as a product of Jacobian matrices",
+        "The Backpropagation algorithm for a math student, arXiv:2301.09977",
+        "ellzero.papers.backprop",
+    ),
 )
 
 
