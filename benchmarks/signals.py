@@ -18,6 +18,7 @@ a Python that has pyscipopt, and is left out elsewhere.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -34,6 +35,7 @@ import numpy as np
 
 import ellzero
 from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
+from ellzero.signal.tree import Forest, solve_forest_budgeted
 
 SIZES = (1000, 10_000, 100_000, 1_000_000)
 PENALIZED = ((1.0, 1.0), (10.0, 0.1), (100.0, 0.1))
@@ -43,6 +45,15 @@ BUDGETED = (
     (100_000, 10.0, 2003),
     (100_000, 10.0, 20_003),
 )
+# Rules on the support: samples, rules, and the penalty or the budget.
+RULED = (
+    (100_000, {"length": 10, "distance": 5}, 0.5, None),
+    (100_000, {"most_bumps": 500}, 0.5, None),
+    (100_000, {"bump": 2.0}, None, 15_003),
+    (10_000, {"length": 10}, None, 1003),
+    (10_000, {"most_bumps": 50, "length": 10, "distance": 5}, None, 1503),
+)
+TREES = (("near", 1.0), ("near", 10.0), ("binary", 10.0), ("hubs", 10.0))
 
 CONIC = ((100, 1.0), (500, 1.0), (500, 10.0), (2000, 1.0), (2000, 10.0))
 SCIP = ((50, 0.1), (50, 1.0), (50, 10.0), (100, 0.1), (100, 1.0))
@@ -115,6 +126,20 @@ def chain(n: int, smoothness: float, seed: int = 0) -> Chain:
     high = np.repeat(rng.random(n // 20 + 1) < 0.2, 20)[:n]
     y = rng.standard_normal(n) * 0.5 + high * 2.0
     return Chain(y, np.ones(n), np.full(n - 1, smoothness))
+
+
+def forest(kind: str, n: int, smoothness: float) -> Forest:
+    """Return the noisy bumps on a tree: near parents, binary, or 20 hubs."""
+    rng, line = np.random.default_rng(1), chain(n, smoothness)
+    node = np.arange(n)
+    if kind == "near":
+        parent = np.minimum(node + 1 + rng.integers(0, 5, n), n - 1)
+    elif kind == "binary":
+        parent = n - 1 - (n - 2 - node) // 2
+    else:
+        parent = np.where(node < n - 20, n - 20 + rng.integers(0, 20, n), node + 1)
+    parent[-1] = -1
+    return Forest(line.y, line.weights, parent.astype(np.int64), np.full(n, smoothness))
 
 
 def seconds(call, repeats: int) -> tuple[float, object]:  # type: ignore[no-untyped-def]
@@ -245,6 +270,8 @@ def measure(scip: str | None) -> dict[str, object]:
     load = os.getloadavg()
     solve_penalized(chain(1000, 1.0), 1.0)
     solve_budgeted(chain(1000, 10.0), 23)
+    solve_penalized(dataclasses.replace(chain(1000, 1.0), length=3), 1.0)
+    solve_forest_budgeted(forest("near", 1000, 10.0), 113)
     penalized, budgeted, first = [], [], []
     for n in SIZES:
         for smoothness, penalty in PENALIZED:
@@ -278,7 +305,26 @@ def measure(scip: str | None) -> dict[str, object]:
                 "status": found.status.name,
             }
         )
-    for what, given in (("penalized", "penalty=1.0"), ("budgeted", "n_nonzero=7")):
+    ruled, trees = [], []
+    for n, rules, penalty, budget in RULED:
+        data = dataclasses.replace(chain(n, 10.0), **rules)  # type: ignore[arg-type]
+        if budget is None:
+            took, found = seconds(lambda: solve_penalized(data, penalty), 1)  # noqa: B023
+        else:
+            took, found = seconds(lambda: solve_budgeted(data, budget), 1)  # noqa: B023
+        given = {"n": n, "rules": rules, "penalty": penalty, "n_nonzero": budget}
+        ruled.append({**given, "seconds": took, "gap": found.gap, **found.measures})
+    for kind, smoothness in TREES:
+        tree = forest(kind, 100_000, smoothness)
+        took, found = seconds(lambda: solve_forest_budgeted(tree, 11_114), 1)  # noqa: B023
+        given = {"kind": kind, "n": tree.size, "smoothness": smoothness, "n_nonzero": 11_114}
+        trees.append({**given, "seconds": took, "gap": found.gap, **found.measures})
+    for what, given in (
+        ("penalized", "penalty=1.0"),
+        ("budgeted", "n_nonzero=7"),
+        ("with rules", "penalty=1.0, min_length=3"),
+        ("budgeted forest", "n_nonzero=7, graph=np.arange(49)[::-1, None] + [0, 1]"),
+    ):
         with tempfile.TemporaryDirectory() as cache:
             cold, warm = (
                 alone(FIRST.format(given=given), cache),
@@ -311,6 +357,8 @@ def measure(scip: str | None) -> dict[str, object]:
         "load_at_start": load,
         "penalized": penalized,
         "budgeted": budgeted,
+        "ruled": ruled,
+        "budgeted_trees": trees,
         "first_call": first,
         "conic_rivals": conic_rivals(),
         "scip": "left out: no Python with pyscipopt was given"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ellzero.datasets import make_sparse_signal
 from ellzero.signal import SparseSmooth
 from tests.cli.test_cli import _here, refuse, run  # noqa: F401
 
@@ -92,6 +93,30 @@ def test_a_file_with_one_column_of_numbers_needs_no_name(run):  # noqa: F811
     code, _, _ = run("denoise", "one.csv", "--penalty", "1", "--smoothness", "0")
     assert code == 0
     assert [r["estimate"] for r in read("ellzero-out/one/result.csv")] == ["0", "0", "4", "5", "0"]
+
+
+def test_without_a_file_a_series_is_made_and_rules_are_kept(run):  # noqa: F811
+    words = ["--smoothness", "5", "--n-nonzero", "150", "--n-bumps", "6", "--min-length", "8"]
+    code, out, said = run("denoise", *words, "--min-distance", "3", "--bump-penalty", "0.1")
+    assert code == 0
+    assert said.startswith(
+        "note: The series is synthetic: 200 samples in 10 bumps are planted.\n"
+        "Result: ellzero-out/synthetic/result.csv\n"
+    )
+    rows = read("ellzero-out/synthetic/result.csv")
+    y = make_sparse_signal().y
+    assert [float(r["value"]) for r in rows] == y.tolist()
+    rules = {"n_bumps": 6, "min_length": 8, "min_distance": 3, "bump_penalty": 0.1}
+    est = SparseSmooth(5.0, n_nonzero=150, **rules).fit(y)
+    assert [i for i, r in enumerate(rows) if r["on"] == "true"] == est.support_.tolist()
+    assert "in 6 bumps" in out
+    settings = json.loads(Path("ellzero-out/synthetic/summary.json").read_text())["settings"]
+    assert {key: settings[key] for key in rules} == rules
+
+
+def test_the_series_that_is_made_has_one_column(run):  # noqa: F811
+    message = "The synthetic series has no column 'load'."
+    refuse(run, message, "Its column is value.", "denoise", "--column", "load")
 
 
 def test_an_earlier_result_stays_unless_forced(run, series):  # noqa: F811

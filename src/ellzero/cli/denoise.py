@@ -18,14 +18,19 @@ from ellzero.cli.images import read_image, summarize
 from ellzero.cli.options import Force, Json
 from ellzero.errors import InvalidParameterError
 
+# Word for the series that comes with the package.
+SYNTHETIC = "synthetic"
 # Bumps that the report lists.
 MOST_BUMPS = 50
 
 
 def denoise(
     data: Annotated[
-        str, typer.Argument(help="CSV, TSV or Parquet file with a series, or an image.")
-    ],
+        str,
+        typer.Argument(
+            help="CSV, TSV or Parquet file with a series, or an image; or bumps planted in noise."
+        ),
+    ] = SYNTHETIC,
     column: Annotated[
         str | None, typer.Option(help="Column of the series; not needed where there is one.")
     ] = None,
@@ -36,6 +41,12 @@ def denoise(
         int | None, typer.Option(help="Most nonzeros; without it and `--penalty`, EBIC chooses.")
     ] = None,
     penalty: Annotated[float | None, typer.Option(help="Cost of every nonzero.")] = None,
+    bump_penalty: Annotated[
+        float, typer.Option(help="Cost of every bump, a run of samples that are on.")
+    ] = 0.0,
+    n_bumps: Annotated[int | None, typer.Option(help="Most bumps.")] = None,
+    min_length: Annotated[int, typer.Option(help="Fewest samples of a bump.")] = 1,
+    min_distance: Annotated[int, typer.Option(help="Fewest zeros between two bumps.")] = 1,
     nonnegative: Annotated[
         bool, typer.Option("--nonnegative", help="Keep the signal at zero or above.")
     ] = False,
@@ -53,9 +64,9 @@ def denoise(
 ) -> None:
     """Estimate the sparse and smooth signal behind a series, exactly; missing values are filled.
 
-    The folder of the result gets result.csv with position, value, estimate and whether the signal
-    is on, and report.html with a picture. An image, a .npy file or rows of numbers with `--grid`,
-    gives estimate.npy, and a proven gap.
+    Without a file it runs on a series that is made. The folder of the result gets result.csv with
+    position, value, estimate and whether the signal is on, and report.html with a picture. An
+    image, a .npy file or rows of numbers with `--grid`, gives estimate.npy, and a proven gap.
     """
     import json
     from pathlib import Path
@@ -78,6 +89,8 @@ def denoise(
             )
         name = Path(data).stem
         values, messages = read_image(Path(data))
+    elif data == SYNTHETIC and not Path(data).exists():
+        name, values, messages = _planted(column)
     else:
         name, values, messages = _read(Path(data), column)
     estimator = SparseSmooth(
@@ -87,6 +100,10 @@ def denoise(
         nonnegative=nonnegative,
         graph="grid" if grid else "chain",
         time_limit=time_limit,
+        bump_penalty=bump_penalty,
+        n_bumps=n_bumps,
+        min_length=min_length,
+        min_distance=min_distance,
     )
     with interruptible():
         if n_nonzero is None and penalty is None:
@@ -118,6 +135,22 @@ def denoise(
     if certificate is None or not certificate.holds:
         say("The certificate of the signal does not hold.")
         raise typer.Exit(EXIT_CLAIM)
+
+
+def _planted(column: str | None) -> tuple[str, Any, list[str]]:
+    """Return the name and the values of the series that comes with the package."""
+    from ellzero.datasets import make_sparse_signal
+
+    if column not in (None, "value"):
+        raise InvalidParameterError(
+            f"The synthetic series has no column {column!r}.", "Its column is value."
+        )
+    y, _, support = make_sparse_signal()
+    return (
+        "value",
+        y,
+        [f"The series is synthetic: {support.size} samples in 10 bumps are planted."],
+    )
 
 
 def _read(path: Any, column: str | None) -> tuple[str, Any, list[str]]:
@@ -184,19 +217,33 @@ def _settings(estimator: Any) -> dict[str, Any]:
         "nonnegative": estimator.nonnegative,
         "graph": estimator.graph,
     }
+    for rule, default in (
+        ("bump_penalty", 0.0), ("n_bumps", None), ("min_length", 1), ("min_distance", 1)
+    ):  # fmt: skip
+        if getattr(estimator, rule) != default:
+            settings[rule] = getattr(estimator, rule)
     if hasattr(estimator, "budget_"):
         settings["n_nonzero"] = f"{estimator.budget_}, chosen by EBIC"
     return settings
 
 
 def _columns(values: Any, estimator: Any) -> dict[str, list[Any]]:
-    signal = estimator.signal_
+    signal, on = estimator.signal_, _on(estimator)
     return {
         "position": list(range(len(values))),
         "value": _plain(values),
         "estimate": signal.tolist(),
-        "on": (signal != 0).tolist(),
+        "on": on.tolist(),
     }
+
+
+def _on(estimator: Any) -> Any:
+    """Return whether every sample is in the support."""
+    import numpy as np
+
+    on = np.zeros(estimator.signal_.size, dtype=np.bool_)
+    on[estimator.support_] = True
+    return on
 
 
 def _summary(name: str, values: Any, estimator: Any, messages: list[str]) -> dict[str, Any]:
@@ -227,7 +274,7 @@ def _summary(name: str, values: Any, estimator: Any, messages: list[str]) -> dic
         {
             "name": "support",
             "x": at[shown].tolist(),
-            "y": [0.0 if k else math.nan for k in (signal != 0)[shown].tolist()],
+            "y": [0.0 if k else math.nan for k in _on(estimator)[shown].tolist()],
         },
     ]
     note = "" if shown.size == n else f"{shown.size} of {n} samples are drawn."

@@ -146,7 +146,7 @@ class GroupL0Ball(AbstractBudgetSet):
         labels = self.groups
         parts = list(labels.values()) if isinstance(labels, Mapping) else [labels]
         flat = [torch.as_tensor(part).flatten() for part in parts]
-        return torch.cat(flat).unique().numel()
+        return len(set(named.to_list(torch.cat(flat))))
 
     @override
     def excess(self, params: Params) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.kernels.chain import domains, sweep
 from ellzero.kernels.chain_check import bound_of_messages
-from ellzero.signal.certificate import TOL, _claim, _steepest
+from ellzero.signal.certificate import conclude, steepest_check, strongest_claim
 from ellzero.signal.graph import Lines, Mesh
 from ellzero.signal.proof import Fixing, Multipliers, Narrowing, Sweep, Window, split
 from ellzero.signal.solution import Floats, Integers, Solution
@@ -68,26 +68,17 @@ def certify_mesh(
     value, slope = _value_and_slope(mesh, signal)
     if penalty is not None:
         value += penalty * count
-    checks.append(_steepest(slope[on], mesh.pull, scale))
+    checks.append(steepest_check(slope[on], mesh.pull, scale))
     at_zero = float(mesh.weights @ mesh.y**2)
     proven = _recheck(mesh, found, signal, value, budget)
     measures["bound_of_the_method"] = found.lower_bound * scale**2
     measures["bound_method"] = proven.method
     assumptions = list(proven.assumptions)
     if proven.bound is None:
-        claim = _claim(checks, Claim.STATIONARY)
+        claim = strongest_claim(checks, Claim.STATIONARY)
         return Certificate(claim, tuple(checks), tuple(assumptions), None, None, measures)
-    bound, value = max(float(proven.bound), 0.0), float(value)
-    slack = TOL * abs(value) + 1e-14 * at_zero
-    if value < bound <= value + slack:
-        bound = value
-    distance = value - bound
-    gap = 0.0 if distance <= 1e-14 * at_zero else distance / max(abs(value), abs(bound))
-    unit = scale**2
-    bound, value, distance, slack = bound * unit, value * unit, distance * unit, slack * unit
-    checks.append(Check("lower bound", bound, value + slack, Claim.GAP))
-    checks.append(Check("distance to the lower bound", distance, slack, Claim.OPTIMAL))
-    return Certificate(_claim(checks), tuple(checks), tuple(assumptions), bound, gap, measures)
+    bound = max(float(proven.bound), 0.0)
+    return conclude(checks, assumptions, measures, float(value), bound, at_zero, scale)
 
 
 def _value_and_slope(mesh: Mesh, signal: Floats) -> tuple[float, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,11 @@ from sklearn.base import BaseEstimator, clone  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
+from ellzero.signal.budget import Callback, Line
 from ellzero.signal.certificate import certify_chain, certify_forest
 from ellzero.signal.certificate_graph import certify_mesh
-from ellzero.signal.chain import Callback, Chain, Line, solve_budgeted, solve_penalized
+from ellzero.signal.certificate_rules import certify_ruled
+from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
 from ellzero.signal.graph import Mesh
 from ellzero.signal.grid import solve_mesh
@@ -26,6 +29,7 @@ from ellzero.signal.inputs import (
     read_smoothness,
     root_forest,
 )
+from ellzero.signal.rules import least_sizes
 from ellzero.signal.solution import Integers
 from ellzero.signal.tree import Forest, solve_forest_budgeted, solve_forest_penalized
 from ellzero.validation import check_choice, check_integer, check_real
@@ -55,12 +59,18 @@ class SparseSmooth(BaseEstimator):
         Which samples are neighbors: the next one, those beside, above and below, or pairs of
         positions of the flattened samples.
     bump_penalty : float, default=0.0
-        Cost of every bump, a run of nonzeros on a chain; with `penalty` only. Must be at least 0.
+        Cost of every bump, a run of the support on a chain. Must be at least 0.
+    n_bumps : int or None, default=None
+        Most bumps on a chain; None means no limit.
+    min_length : int, default=1
+        Fewest samples of a bump on a chain. Must be at least 1.
+    min_distance : int, default=1
+        Fewest zeros between two bumps on a chain. Must be at least 1.
     known_zeros : array of int or None, default=None
         Positions where the signal is zero.
     known_ones : array of int or None, default=None
-        Positions where the signal may differ from zero at no cost. In a budget they count,
-        whether they differ from zero or not.
+        Positions of the support: the signal may differ from zero there at no cost. In a budget
+        they count, whether they differ from zero or not.
     time_limit : float or None, default=None
         Seconds after which no further program begins, and the best signal so far is returned
         with the bound so far; None means no limit.
@@ -72,8 +82,8 @@ class SparseSmooth(BaseEstimator):
     signal_ : ndarray of the shape of `y`, or pandas.Series with its index
         The estimate.
     support_ : ndarray of shape (n_nonzero,), int64
-        Positions of its nonzeros, in the order of the flattened samples. With `nonnegative` and
-        `bump_penalty`, a zero that holds two parts of a bump together belongs to it.
+        Positions of its nonzeros, in the order of the flattened samples. With rules on bumps,
+        the whole bumps: a sample of a bump belongs to it and counts even where it is at zero.
     value_ : float
         The objective, with `penalty` where it was given.
     lower_bound_ : float
@@ -90,7 +100,8 @@ class SparseSmooth(BaseEstimator):
     Raises
     ------
     InvalidParameterError
-        If a parameter is out of range, or samples, weights and graph do not fit.
+        If a parameter is out of range, samples, weights and graph do not fit, or no support
+        keeps to the rules.
     NonFiniteError
         If a sample is infinite, or none is a number.
     IncompatibleError
@@ -98,10 +109,10 @@ class SparseSmooth(BaseEstimator):
 
     Notes
     -----
-    Exact on chains, penalized or with a budget, and on forests in the penalized form; budgets on
-    forests come with the gap that multipliers leave. The certificate recomputes the lower bound
-    on chains: for budgets on long or nonnegative chains, or with known zeros and ones, that of
-    one multiplier; on forests it checks count and slopes only. Time is a few times n_samples,
+    Exact on chains, penalized or with a budget, with all rules on the support and their
+    combinations, and on forests, penalized or with a budget. The certificate recomputes the lower
+    bound with other code; for budgets and limits on bumps on long chains, and for budgets on
+    forests, that of the multipliers, and says so. Time is a few times n_samples,
     more where `smoothness` is far above the weights. NaN are missing samples: their weight is 0.
 
     On grids and other graphs with cycles, penalized signals that cannot be negative
@@ -139,6 +150,9 @@ class SparseSmooth(BaseEstimator):
         nonnegative: bool = False,
         graph: Any = "chain",
         bump_penalty: float = 0.0,
+        n_bumps: int | None = None,
+        min_length: int = 1,
+        min_distance: int = 1,
         known_zeros: Any = None,
         known_ones: Any = None,
         time_limit: float | None = None,
@@ -150,6 +164,9 @@ class SparseSmooth(BaseEstimator):
         self.nonnegative = nonnegative
         self.graph = graph
         self.bump_penalty = bump_penalty
+        self.n_bumps = n_bumps
+        self.min_length = min_length
+        self.min_distance = min_distance
         self.known_zeros = known_zeros
         self.known_ones = known_ones
         self.time_limit = time_limit
@@ -191,6 +208,10 @@ class SparseSmooth(BaseEstimator):
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0)
         bump = check_real("bump_penalty", self.bump_penalty, 0.0)
+        if self.n_bumps is not None:
+            check_integer("n_bumps", self.n_bumps, 0)
+        check_integer("min_length", self.min_length, 1)
+        check_integer("min_distance", self.min_distance, 1)
         samples = read_samples(y, sample_weight)
         n = samples.y.size
         graph = read_graph(self.graph, samples.shape)
@@ -208,10 +229,13 @@ class SparseSmooth(BaseEstimator):
             kinds[zeros], kinds[ones] = -1, 0
         if graph.kind == "chain":
             scaled = bump / samples.scale**2
-            chain = Chain(samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled)
+            chain = Chain(
+                samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled,
+                self.n_bumps, self.min_length, self.min_distance,
+            )  # fmt: skip
             return _Posed(samples, chain)
-        if bump > 0:
-            raise IncompatibleError(f"`bump_penalty` needs a chain, got a {graph.noun}.")
+        for name in self._rules():
+            raise IncompatibleError(f"`{name}` needs a chain, got a {graph.noun}.")
         if graph.kind != "forest":
             shape = samples.shape if graph.kind == "grid" else None
             held = edges > 0
@@ -229,6 +253,16 @@ class SparseSmooth(BaseEstimator):
         )  # fmt: skip
         return _Posed(samples, forest, order)
 
+    def _rules(self) -> list[str]:
+        """Return the names of the rules on bumps that are given."""
+        given = {
+            "bump_penalty": self.bump_penalty > 0,
+            "n_bumps": self.n_bumps is not None,
+            "min_length": self.min_length > 1,
+            "min_distance": self.min_distance > 1,
+        }
+        return [name for name, here in given.items() if here]
+
     def _fit(
         self,
         posed: _Posed,
@@ -244,16 +278,19 @@ class SparseSmooth(BaseEstimator):
             price = float(self.penalty or 0.0) / unit
         else:
             budget = self._check_budget(n_nonzero, data)
+        if isinstance(data, Chain) and data.has_rules:
+            self._check_rules(data, budget)
         certificate = None
         if isinstance(data, Chain):
             if price is not None:
-                found = solve_penalized(data, price)
+                found = solve_penalized(data, price, time_limit=self.time_limit, callback=callback)
             else:
                 found = solve_budgeted(
                     data, budget or 0, time_limit=self.time_limit, callback=callback, lines=lines
                 )
             if self.certify:
-                certificate = certify_chain(
+                certify = certify_ruled if data.has_rules else certify_chain
+                certificate = certify(
                     data, found, budget=budget, penalty=price, scale=samples.scale
                 )
         elif isinstance(data, Mesh):
@@ -269,17 +306,23 @@ class SparseSmooth(BaseEstimator):
                 found = solve_forest_penalized(data, price)
             else:
                 found = solve_forest_budgeted(
-                    data, budget or 0, time_limit=self.time_limit, callback=callback
+                    data,
+                    budget or 0,
+                    time_limit=self.time_limit,
+                    callback=callback,
+                    lines=lines,
                 )
             if self.certify:
-                certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
+                certificate = certify_forest(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
         if posed.order is not None:
             signal, support = np.empty_like(found.signal), np.empty_like(found.support)
             signal[posed.order], support[posed.order] = found.signal, found.support
             found = replace(found, signal=signal, support=support)
         chosen = found.signal != 0
-        if isinstance(data, Chain) and data.bump > 0:
-            chosen |= found.support
+        if isinstance(data, Chain) and data.has_rules:
+            chosen = found.support
         self.solution_ = found
         self.signal_ = samples.restore(found.signal * samples.scale)
         self.support_ = np.flatnonzero(chosen).astype(np.int64)
@@ -298,17 +341,8 @@ class SparseSmooth(BaseEstimator):
             raise InvalidParameterError(
                 f"`n_nonzero` must be at most {n}, the number of samples, got {n_nonzero}."
             )
-        if isinstance(data, Chain) and data.bump > 0:
-            raise IncompatibleError(
-                "`bump_penalty` needs `penalty`, got a budget.", "Pass `penalty=0.1`."
-            )
         if data.kinds is None:
             return int(n_nonzero)
-        if isinstance(data, Forest):
-            raise IncompatibleError(
-                "`known_zeros` and `known_ones` with a budget need a chain, got a forest.",
-                "Pass `penalty=0.1`.",
-            )
         ones = int(np.count_nonzero(data.kinds == 0))
         if n_nonzero < ones:
             raise InvalidParameterError(
@@ -316,6 +350,27 @@ class SparseSmooth(BaseEstimator):
                 f"{n_nonzero}."
             )
         return int(n_nonzero) - ones
+
+    def _check_rules(self, chain: Chain, budget: int | None) -> None:
+        """Raise when no support keeps to the rules."""
+        n_bumps, n_nonzero = least_sizes(chain)
+        if math.isinf(n_bumps):
+            raise InvalidParameterError(
+                "No support has `known_zeros` and `known_ones` as given with bumps of at least "
+                f"{chain.length} samples and at least {chain.distance} zeros between them.",
+                "Reduce `min_length` or `min_distance`, or give fewer known positions.",
+            )
+        if chain.most_bumps is not None and n_bumps > chain.most_bumps:
+            raise InvalidParameterError(
+                f"`n_bumps` must be at least {n_bumps:.0f} to hold the `known_ones`, got "
+                f"{chain.most_bumps}."
+            )
+        if budget is not None and n_nonzero > budget:
+            ones = 0 if chain.kinds is None else int(np.count_nonzero(chain.kinds == 0))
+            raise InvalidParameterError(
+                f"`n_nonzero` must be at least {n_nonzero + ones:.0f} to hold the `known_ones` in "
+                f"bumps that keep to the rules, got {budget + ones}."
+            )
 
     def predict(self) -> Any:
         """Return the signal."""
@@ -429,6 +484,9 @@ class _Posed:
 def _budgets(chain: Chain) -> list[int]:
     """Return budgets from the known ones to half of the samples, evenly spread on a log scale."""
     least = 0 if chain.kinds is None else int(np.count_nonzero(chain.kinds == 0))
+    if chain.has_rules:
+        smallest = least_sizes(chain)[1]
+        least += int(smallest) if math.isfinite(smallest) else 0
     most = max((chain.size + 1) // 2, least)
     spread = np.geomspace(1, max(most - least, 1), 20)
     return sorted({least, *(min(most, least + round(k)) for k in spread.tolist())})
@@ -442,6 +500,10 @@ def denoise(
     penalty: float | None = None,
     nonnegative: bool = False,
     graph: Any = "chain",
+    bump_penalty: float = 0.0,
+    n_bumps: int | None = None,
+    min_length: int = 1,
+    min_distance: int = 1,
     sample_weight: Any = None,
 ) -> Any:
     """Return the sparse and smooth signal behind samples, see `SparseSmooth`.
@@ -460,6 +522,12 @@ def denoise(
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
         Which samples are neighbors.
+    bump_penalty : float, default=0.0
+        Cost of every bump on a chain.
+    n_bumps : int or None, default=None
+        Most bumps on a chain.
+    min_length, min_distance : int, default=1
+        Fewest samples of a bump, and fewest zeros between two, on a chain.
     sample_weight : array of the shape of `y`, or None, default=None
         Weight of every sample; 0 leaves it out.
 
@@ -480,6 +548,10 @@ def denoise(
         penalty=penalty,
         nonnegative=nonnegative,
         graph=graph,
+        bump_penalty=bump_penalty,
+        n_bumps=n_bumps,
+        min_length=min_length,
+        min_distance=min_distance,
         certify=False,
     )
     return estimator.fit(y, sample_weight).signal_

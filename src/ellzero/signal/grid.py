@@ -10,7 +10,8 @@ import numpy as np
 
 from ellzero.core.result import Measure, Status
 from ellzero.signal.bracket import Bracket, SignedBracket
-from ellzero.signal.chain import SAME, Callback, Chain, solve_budgeted
+from ellzero.signal.budget import SAME, Callback
+from ellzero.signal.chain import Chain, solve_budgeted
 from ellzero.signal.decomposition import Decomposition, Evaluated
 from ellzero.signal.graph import Lines, Mesh, blocks_of, parts_of
 from ellzero.signal.proof import Multipliers, Narrowing
