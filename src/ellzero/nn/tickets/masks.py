@@ -22,7 +22,7 @@ def levels(n_entries: int, counts: Sequence[int], pruned: float = 0.2) -> list[i
     counts : sequence of int
         Numbers of survivors to be met exactly, falling, each below `n_entries` or equal to it.
     pruned : float, default=0.2
-        Share of the survivors that a round takes away at most, up to rounding.
+        Share of the survivors that a round takes away at most, up to the rounding of counts.
 
     Returns
     -------
