@@ -308,10 +308,7 @@ class HardThresholding(torch.optim.Optimizer):
 
     @property
     def masks(self) -> dict[str, Tensor]:
-        """Copies of the supports now, True on them; of sharded tensors the local part.
-
-        A kept entry may happen to be zero, so that these say more than the nonzeros do.
-        """
+        """Copies of the supports now, True on them; of sharded tensors the local part."""
         return {n: slot.mask.clone() for n, slot in self._supports.slots.items()}
 
     def _budgets(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ellzero.errors import DataError, IncompatibleError, InvalidParameterError, NonFiniteError
-from ellzero.nn import tickets
+from ellzero.nn import HardThresholding, tickets
 from ellzero.nn.tickets import masks as marks
 from ellzero.nn.tickets.protocol import DEFAULT_ARMS
 from ellzero.nn.tickets.task import Seeds
@@ -186,6 +186,15 @@ def test_iterative_pruning_by_hand():
         assert run.counts == {"0.weight": int(keep[:48].sum()), "2.weight": int(keep[48:].sum())}
         assert run.value == tickets.Accuracy(x, y)(ticket)
     assert found.values("dense")[0] == tickets.Accuracy(x, y)(dense)
+
+
+def test_supports_can_be_read_and_are_copies():
+    model = nn.Linear(4, 3, bias=False)
+    optimizer = HardThresholding(torch.optim.SGD(model.parameters()), model, 5, recipe="iht")
+    assert int(optimizer.masks["weight"].sum()) == 5
+    assert torch.equal(optimizer.masks["weight"], model.weight != 0)
+    optimizer.masks["weight"].zero_()
+    assert int(optimizer.masks["weight"].sum()) == 5
 
 
 def test_levels_take_a_fifth_at_most():
