@@ -15,8 +15,8 @@ from ellzero.errors import InvalidParameterError
 from ellzero.validation import check_choice, check_integer, check_real
 
 METHODS = ("t", "bootstrap")
-# Up to so many resamples are enumerated instead of drawn: seven pairs.
-ENUMERATED = 7**7
+# Up to so many resamples are enumerated instead of drawn: six pairs.
+ENUMERATED = 6**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def paired_interval(
         Of the interval. Must be in (0, 1).
     method : {"t", "bootstrap"}, default="t"
         Student's interval, exact for normal differences; or the percentile bootstrap, with all
-        resamples enumerated for up to seven pairs.
+        resamples enumerated for up to six pairs.
     n_resamples : int, default=10000
         Resamples of the bootstrap for more pairs.
     seed : int, default=0
