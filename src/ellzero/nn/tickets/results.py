@@ -172,18 +172,19 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """The answer in words."""
+        """The answer in words; undecided where the reference found no ticket either."""
 
         def listed(found: tuple[bool, ...]) -> str:
             at = [f"{100 * d:.3g} %" for d, f in zip(self.densities, found, strict=True) if f]
             return ", ".join(at) if at else "no density"
 
-        word = "Yes" if self.yes else "No"
+        word = "Yes" if self.yes else "No" if any(self.reference_finds) else "Undecided"
         ratio = max(self.cost_ratio)
         return (
             f"{word} by the margin of {self.margin:.4g}: {self.finder} finds tickets at "
-            f"{listed(self.finds)}, {self.reference} at {listed(self.reference_finds)}; the "
-            f"search of {self.finder} takes down to 1/{ratio:.3g} of the steps"
+            f"{listed(self.finds)}, {self.reference} at {listed(self.reference_finds)}; "
+            f"{self.finder} is as good as {self.reference} at {listed(self.as_good)}, for down to "
+            f"1/{ratio:.3g} of the steps"
         )
 
     def to_dict(self) -> dict[str, Any]:
