@@ -352,13 +352,14 @@ def test_reproduce_lists_and_names_the_nearest(run):
     refuse(
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
-        "Known experiments: iht-iris, ht-escape.",
+        "Known experiments: iht-iris, ht-escape, sparse-smooth.",
         "reproduce",
         "iht-irs",
     )
     assert [e["name"] for e in json.loads(run("reproduce", "--json")[1])] == [
         "iht-iris",
         "ht-escape",
+        "sparse-smooth",
     ]
 
 

@@ -354,6 +354,39 @@ def test_a_row_as_a_grid_is_a_chain():
 
 GIVEN = {"n_nonzero": 1}
 BAD = [
+    ([[1.0], [1.0, 2.0]], GIVEN, InvalidParameterError, "`y` must hold numbers, got list."),
+    (["1", "2"], GIVEN, InvalidParameterError, "`y` must hold numbers, got list."),
+    (
+        np.array(["2020-01-01"], dtype="M8[D]"),
+        GIVEN,
+        InvalidParameterError,
+        "`y` must hold numbers, got ndarray.",
+    ),
+    ([10**400], GIVEN, InvalidParameterError, "`y` must hold numbers, got list."),
+    (
+        np.array([2**64 - 1], dtype=np.uint64),
+        GIVEN,
+        InvalidParameterError,
+        "`y` must hold numbers that float64 can represent, got integers beyond 2^53.",
+    ),
+    (
+        [1e200, 1.0],
+        GIVEN,
+        InvalidParameterError,
+        "`y` must have its largest magnitude between 1e-150 and 1e+150, got 1e+200.",
+    ),
+    (
+        [1e-310, 0.0],
+        GIVEN,
+        InvalidParameterError,
+        "`y` must have its largest magnitude between 1e-150 and 1e+150, got 1e-310.",
+    ),
+    (
+        [1.0, 2.0],
+        {"graph": [[0, 1], [1]], **GIVEN},
+        InvalidParameterError,
+        "`graph` must hold pairs of positions, got rows of different lengths.",
+    ),
     ([1.0, np.inf], GIVEN, NonFiniteError, "`y` must not be infinite, sample 1 is."),
     ([np.nan], GIVEN, NonFiniteError, "`y` must hold at least one number, all samples are NaN."),
     ([], GIVEN, InvalidParameterError, "`y` must hold at least one sample, got shape (0,)."),
@@ -504,6 +537,9 @@ def test_bad_input_is_one_sentence(y, given, kind, message):
         ([1.0, -1.0], "`sample_weight` must be finite and not negative, got -1."),
         ([1.0, np.inf], "`sample_weight` must be finite and not negative, got inf."),
         ([0.0, 0.0], "`sample_weight` must have a positive entry, got zeros."),
+        (["a", "b"], "`sample_weight` must hold numbers, got list."),
+        ([1j, 1.0], "`sample_weight` must be real, got complex numbers."),
+        ([[1.0], [1.0, 2.0]], "`sample_weight` must hold numbers, got list."),
     ],
 )
 def test_bad_weights_are_one_sentence(weight, message):
@@ -517,6 +553,19 @@ def test_bad_selections_are_one_sentence():
     with pytest.raises(InvalidParameterError) as error:
         est.select([1.0, 2.0], [])
     assert error.value.message == "`n_nonzero` must hold at least one budget, got none."
+    for call in (est.select, est.path):
+        with pytest.raises(InvalidParameterError) as error:
+            call([1.0, 2.0], 3)
+        assert error.value.message == "`n_nonzero` must hold one budget or more, got 3."
+        assert error.value.hint == "Pass a list: `[50, 100, 200]`."
     with pytest.raises(IncompatibleError) as error:
         est.set_params(graph=[[0, 2]]).select([1.0, 2.0, 3.0])
     assert error.value.message == "`select` needs a chain, got a forest."
+
+
+def test_masked_samples_are_missing_and_a_graph_without_edges_is_one():
+    masked = np.ma.array([1.0, 9.0, 2.0], mask=[False, True, False])
+    missing = SparseSmooth(1.0, n_nonzero=2).fit([1.0, np.nan, 2.0])
+    assert (SparseSmooth(1.0, n_nonzero=2).fit(masked).signal_ == missing.signal_).all()
+    alone = SparseSmooth(1.0, n_nonzero=2, graph=[]).fit([1.0, 3.0, 2.0])
+    assert alone.signal_.tolist() == [0.0, 3.0, 2.0]

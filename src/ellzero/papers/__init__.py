@@ -70,6 +70,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "Gradient Properties of Hard Thresholding Operator, arXiv:2209.08247",
         "ellzero.papers.ht_escape",
     ),
+    Experiment(
+        "sparse-smooth",
+        "Sparse and smooth signals: convexifications beside the exact optimum",
+        "Sparse and Smooth Signal Estimation, arXiv:1811.02655",
+        "ellzero.papers.sparse_smooth",
+    ),
 )
 
 

@@ -396,6 +396,7 @@ def recover(
     See Also
     --------
     solve : Any objective and constraint.
+    ellzero.sensing.maps : Cosines, wavelets, convolutions, rows of them and several together.
 
     Notes
     -----

@@ -16,6 +16,7 @@ from ellzero.signal.chain import Chain, Line, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
 from ellzero.signal.inputs import (
     Samples,
+    read_budgets,
     read_graph,
     read_positions,
     read_samples,
@@ -303,7 +304,7 @@ class SparseSmooth(BaseEstimator):
         lines: list[Line] = []
         return [
             clone(self).set_params(n_nonzero=k, penalty=None)._fit(posed, k, lines)
-            for k in n_nonzero
+            for k in read_budgets(n_nonzero)
         ]
 
     def select(
@@ -349,9 +350,7 @@ class SparseSmooth(BaseEstimator):
         data = posed.data
         if not isinstance(data, Chain):
             raise IncompatibleError("`select` needs a chain, got a forest.")
-        budgets = _budgets(data) if n_nonzero is None else list(n_nonzero)
-        if not budgets:
-            raise InvalidParameterError("`n_nonzero` must hold at least one budget, got none.")
+        budgets = _budgets(data) if n_nonzero is None else read_budgets(n_nonzero)
         for budget in budgets:
             self._check_budget(budget, data)
         plain = clone(self).set_params(certify=False)

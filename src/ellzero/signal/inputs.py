@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ellzero.errors import InvalidParameterError, NonFiniteError
 from ellzero.signal.solution import Floats, Integers
 
+# Magnitudes of which squares, and sums of many, are in the range of float64.
+LEAST, LARGEST = 1e-150, 1e150
+
 
 @dataclass(frozen=True, slots=True)
 class Samples:
@@ -49,6 +52,29 @@ class Samples:
         return pandas.Series(out, index=self.index, name=self.name)
 
 
+def _to_floats(name: str, given: Any, hint: str) -> tuple[NDArray[Any], Floats]:
+    """Return an array as given and as float64, or say that it does not hold real numbers."""
+    try:
+        array = np.asarray(given)
+        if np.iscomplexobj(array):
+            raise InvalidParameterError(f"`{name}` must be real, got complex numbers.")
+        if array.size and array.dtype.kind not in "fiubO":
+            raise TypeError(array.dtype)
+        return array, np.array(array, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, InvalidParameterError):
+            raise
+        raise InvalidParameterError(
+            f"`{name}` must hold numbers, got {type(given).__name__}.", hint
+        ) from error
+
+
+def _holds(values: Floats, given: NDArray[Any]) -> bool:
+    """Return whether floats are the integers that they came from."""
+    with np.errstate(invalid="ignore"):
+        return bool((values.astype(given.dtype) == given).all())
+
+
 def read_samples(y: Any, sample_weight: Any = None) -> Samples:
     """Return samples as float64; NaN are missing.
 
@@ -64,22 +90,15 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
         index = None
     if hasattr(y, "detach"):
         y = y.detach().cpu().numpy()
-    if np.iscomplexobj(y):
-        raise InvalidParameterError("`y` must be real, got complex numbers.")
-    try:
-        given = np.asarray(y)
-        values = np.array(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidParameterError(
-            f"`y` must hold numbers, got {type(y).__name__}.",
-            "Convert it to floats; NaN is missing.",
-        ) from error
+    if np.ma.isMaskedArray(y):
+        y = np.ma.filled(y.astype(np.float64), np.nan)
+    given, values = _to_floats("y", y, "Convert it to floats; NaN is missing.")
     if values.ndim == 0 or values.size == 0:
         raise InvalidParameterError(
             f"`y` must hold at least one sample, got shape {values.shape}.",
             "Pass a sequence of numbers.",
         )
-    if np.issubdtype(given.dtype, np.integer) and (values.astype(given.dtype) != given).any():
+    if np.issubdtype(given.dtype, np.integer) and not _holds(values, given):
         raise InvalidParameterError(
             "`y` must hold numbers that float64 can represent, got integers beyond 2^53.",
             "Subtract an offset first.",
@@ -98,7 +117,7 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
     if sample_weight is None:
         weights: NDArray[np.float64] = np.ones(values.shape)
     else:
-        weights = np.asarray(sample_weight, dtype=np.float64)
+        weights = _to_floats("sample_weight", sample_weight, "Pass one number for each sample.")[1]
         if weights.ndim == 0:
             weights = np.full(values.shape, float(weights))
         if weights.shape != values.shape:
@@ -117,9 +136,35 @@ def read_samples(y: Any, sample_weight: Any = None) -> Samples:
     flat = np.where(weights > 0, np.where(missing, 0.0, values).ravel(), 0.0)
     scale = float(np.abs(flat).max())
     scale = scale if scale > 0 else 1.0
+    if not LEAST <= scale <= LARGEST:
+        raise InvalidParameterError(
+            f"`y` must have its largest magnitude between {LEAST:g} and {LARGEST:g}, got "
+            f"{scale:g}.",
+            "Divide it by that: the objective is made of squares.",
+        )
     if values.ndim != 1:
         index = None
     return Samples(flat / scale, weights, scale, values.shape, index, name)
+
+
+def read_budgets(n_nonzero: Any) -> list[Any]:
+    """Return budgets as a list.
+
+    Raises
+    ------
+    InvalidParameterError
+        If there is not one after another, or none.
+    """
+    try:
+        budgets = list(n_nonzero)
+    except TypeError as error:
+        raise InvalidParameterError(
+            f"`n_nonzero` must hold one budget or more, got {n_nonzero!r}.",
+            "Pass a list: `[50, 100, 200]`.",
+        ) from error
+    if not budgets:
+        raise InvalidParameterError("`n_nonzero` must hold at least one budget, got none.")
+    return budgets
 
 
 def read_positions(name: str, positions: Any, n: int) -> Integers:
@@ -199,7 +244,16 @@ def read_graph(graph: Any, shape: tuple[int, ...]) -> Graph:
         raise InvalidParameterError(
             f"`graph` must be 'chain', 'grid' or a list of edges, got {graph!r}."
         )
-    edges = np.asarray(graph)
+    try:
+        edges = np.asarray(graph)
+    except ValueError as error:
+        raise InvalidParameterError(
+            "`graph` must hold pairs of positions, got rows of different lengths.",
+            "Pass an array of integers of shape (n_edges, 2).",
+        ) from error
+    if edges.shape == (0,):
+        # An empty list: no edges.
+        edges = np.zeros((0, 2), dtype=np.int64)
     if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
         raise InvalidParameterError(
             f"`graph` must hold pairs of positions, got shape {edges.shape} of {edges.dtype}.",
