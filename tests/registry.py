@@ -16,13 +16,18 @@ import torch
 from ellzero import penalties, sets, solvers
 from ellzero.core.problem import Problem
 from ellzero.objectives import (
+    CosineWells,
+    FiniteSum,
     Huber,
     LeastSquares,
     Logistic,
     ModuleLoss,
+    NoisyGradient,
     Poisson,
     Quadratic,
     Softmax,
+    StiffRamps,
+    random_rotation,
 )
 from ellzero.penalties import L0, L1
 from ellzero.sets import Box, GroupL0Ball, L0Ball
@@ -119,6 +124,8 @@ def _matrix_target(dtype=torch.float64):
     return LeastSquares(X, torch.stack([y, X[:, 1] - y], 1), ridge=0.1, fit_intercept=True)
 
 
+ROTATION = random_rotation(6, torch.Generator().manual_seed(4))
+CURVATURES = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 PARTIAL = {"coef": 0.1, "intercept": 0.01}
 
 # Objectives by name; each makes one in the dtype asked for.
@@ -155,6 +162,20 @@ OBJECTIVE_CASES: dict[str, Callable[..., Any]] = {
     ),
     "poisson-weighted": lambda dtype=torch.float64: poisson(dtype, sample_weight=_weights()),
     "huber-weighted": lambda dtype=torch.float64: huber(dtype, sample_weight=_weights()),
+    "ramps": lambda dtype=torch.float64: StiffRamps(
+        6, accuracy=2.0, decrease=4.0, roundness=1.0, n_stiff=2, dtype=dtype
+    ),
+    "ramps-rotated": lambda dtype=torch.float64: StiffRamps(
+        6, accuracy=2.0, decrease=8.0, roundness=0.5, rotation=ROTATION.to(dtype), dtype=dtype
+    ),
+    "cosines": lambda dtype=torch.float64: CosineWells(CURVATURES.to(dtype), 1.3),
+    "cosines-rotated": lambda dtype=torch.float64: CosineWells(
+        CURVATURES.to(dtype), rotation=ROTATION.to(dtype)
+    ),
+    "noisy-gradient": lambda dtype=torch.float64: NoisyGradient(least_squares(dtype), 0.3),
+    "finite-sum": lambda dtype=torch.float64: FiniteSum(
+        [least_squares(dtype), quadratic(dtype)], [1.0, 3.0]
+    ),
     "module": module,
     "module-ridge": lambda dtype=torch.float64: module(dtype, ridge=0.05),
 }
@@ -187,6 +208,11 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "module": lambda dtype=torch.float64: _ball(module(dtype), 8),
     "module-free": lambda dtype=torch.float64: _ball(module(dtype), 6, names=("0.weight",)),
     "free": lambda dtype=torch.float64: Problem(logistic(dtype)),
+    "free-ramps": lambda dtype=torch.float64: Problem(
+        StiffRamps(6, accuracy=1.0, decrease=4.0, roundness=1.0, dtype=dtype)
+    ),
+    "free-cosines": lambda dtype=torch.float64: Problem(CosineWells(CURVATURES.to(dtype))),
+    "free-module": lambda dtype=torch.float64: Problem(module(dtype)),
     "l1": lambda dtype=torch.float64: Problem(least_squares(dtype), penalty=L1(0.2)),
     "l0": lambda dtype=torch.float64: Problem(logistic(dtype), penalty=L0(0.02)),
     "ball-and-l1": lambda dtype=torch.float64: _ball(least_squares(dtype), penalty=L1(0.2)),
@@ -206,6 +232,7 @@ NEEDS_SPARSE = "it needs a sparse constraint, such as `L0Ball`"
 NO_PENALTY = "it does not take penalties"
 NO_SIDE = "it refits without the side constraints of the set"
 EXCHANGES = "it needs an `L0Ball`: it exchanges one entry for one"
+NO_SET = "it does not take constraints"
 NEEDS_STEP = "it needs `step_size` where the objective has no curvature bound"
 
 
@@ -286,6 +313,60 @@ SOLVERS = [
         },
         gradients=4,
         products=2,
+    ),
+    SolverEntry(
+        solvers.GradientDescent,
+        {
+            "default": solvers.GradientDescent,
+            "falling": lambda: solvers.GradientDescent(0.1, schedule="sqrt"),
+        },
+        (
+            *_step_size(solvers.GradientDescent),
+            *_tol(solvers.GradientDescent),
+            Wrong(
+                lambda: solvers.GradientDescent(step_size=[1.0, -1.0]),
+                "`step_size` must be positive, got -1.",
+            ),
+            Wrong(
+                lambda: solvers.GradientDescent(step_size=()),
+                "`step_size` must hold at least one number, got none.",
+            ),
+            Wrong(
+                lambda: solvers.GradientDescent(schedule="linear"),
+                "`schedule` must be one of 'constant', 'sqrt', got 'linear'.",
+            ),
+        ),
+        takes=("free", "free-ramps"),
+        refuses={
+            "least-squares": NO_SET,
+            "box": NO_SET,
+            "l1": NO_PENALTY,
+            "free-module": NEEDS_STEP,
+            "free-cosines": NEEDS_STEP,
+        },
+        gradients=1,
+    ),
+    SolverEntry(
+        solvers.AdaGrad,
+        {"default": solvers.AdaGrad, "given": lambda: solvers.AdaGrad(0.3)},
+        (
+            *_step_size(solvers.AdaGrad),
+            *_tol(solvers.AdaGrad),
+            Wrong(lambda: solvers.AdaGrad(floor=0.0), "`floor` must be positive, got 0."),
+            Wrong(
+                lambda: solvers.AdaGrad(lower_bound=float("inf")),
+                "`lower_bound` must be a finite number, got inf.",
+            ),
+        ),
+        takes=("free", "free-ramps", "free-cosines"),
+        refuses={
+            "least-squares": NO_SET,
+            "box": NO_SET,
+            "l1": NO_PENALTY,
+            "free-module": NEEDS_STEP,
+        },
+        monotone=False,
+        gradients=1,
     ),
     SolverEntry(
         solvers.ProximalGradient,
@@ -568,6 +649,88 @@ OBJECTIVES = [
             Wrong(
                 lambda: Huber(EYE, torch.tensor([1.0, torch.nan, 0.0])),
                 "`y` must be finite, got NaN or infinity.\nhint: Drop these samples first.",
+            ),
+        ),
+    ),
+    Entry(
+        StiffRamps,
+        {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("ramps")},
+        (
+            Wrong(lambda: StiffRamps(1), "`n_entries` must be an integer of at least 2, got 1."),
+            Wrong(
+                lambda: StiffRamps(4, n_stiff=4),
+                "`n_stiff` must be an integer between 0 and 3, got 4.",
+            ),
+            Wrong(lambda: StiffRamps(4, roundness=1.5), "`roundness` must be at most 1, got 1.5."),
+            Wrong(lambda: StiffRamps(4, accuracy=0.0), "`accuracy` must be positive, got 0."),
+            Wrong(
+                lambda: StiffRamps(3, rotation=torch.eye(2)),
+                "`rotation` must be a tensor of shape (3, 3), got (2, 2).",
+            ),
+            Wrong(
+                lambda: StiffRamps(3, rotation=2 * torch.eye(3)),
+                "`rotation` must be orthogonal, got a matrix R with R R^T off by 3.\n"
+                "hint: Take the first factor of `torch.linalg.qr`.",
+            ),
+        ),
+    ),
+    Entry(
+        CosineWells,
+        {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("cosines")},
+        (
+            Wrong(
+                lambda: CosineWells([1.0]),
+                "`curvatures` must be a tensor with 1 axis and at least one entry, got list.",
+            ),
+            Wrong(
+                lambda: CosineWells(torch.tensor([1.0, 0.0])),
+                "`curvatures` must be positive and finite, got one that is not.",
+            ),
+            Wrong(lambda: CosineWells(ONES, 0.0), "`frequency` must be positive, got 0."),
+        ),
+    ),
+    Entry(
+        NoisyGradient,
+        {"noisy-gradient": OBJECTIVE_CASES["noisy-gradient"]},
+        (
+            Wrong(
+                lambda: NoisyGradient(CosineWells(ONES), -1.0),
+                "`noise` must be finite and not negative, got an entry of 'coef' that is not.",
+            ),
+            Wrong(
+                lambda: NoisyGradient(CosineWells(ONES), {"coef": torch.ones(2)}),
+                "`noise` must hold tensors of shapes {'coef': (3,)}, got {'coef': (2,)}.\n"
+                "hint: Start from `objective.init_params()`.",
+            ),
+            Wrong(
+                lambda: NoisyGradient("f", 1.0),
+                "`objective` must be an objective with second derivatives, got str.",
+            ),
+        ),
+    ),
+    Entry(
+        FiniteSum,
+        {"finite-sum": OBJECTIVE_CASES["finite-sum"]},
+        (
+            Wrong(lambda: FiniteSum([]), "`terms` must hold at least one objective, got none."),
+            Wrong(
+                lambda: FiniteSum([CosineWells(ONES), CosineWells(torch.ones(2))]),
+                "`terms` must share their variables, got {'coef': (3,)} in term 0 and "
+                "{'coef': (2,)} in term 1.",
+            ),
+            Wrong(
+                lambda: FiniteSum([CosineWells(ONES)], [0.0]),
+                "`weights` must hold a positive number for each of 1 terms, got [0.0].",
+            ),
+            Wrong(
+                lambda: FiniteSum.from_batches(torch.nn.Linear(1, 1), len, []),
+                "`batches` must give at least one batch, got none.",
+            ),
+            Wrong(
+                lambda: FiniteSum.from_batches(torch.nn.Linear(1, 1), len, [ONES]),
+                "`batches` must give pairs of inputs and targets, got Tensor.\n"
+                "hint: Give a loader of pairs, or a generator that makes them: "
+                "`((b['x'], b['y']) for b in loader)`.",
             ),
         ),
     ),

@@ -25,13 +25,17 @@ _HOMES = {
     "Result": "ellzero.core.result",
     "Status": "ellzero.core.result",
     "Batch": "ellzero.tensors.named",
+    "CosineWells": "ellzero.objectives",
+    "FiniteSum": "ellzero.objectives",
     "Huber": "ellzero.objectives",
     "LeastSquares": "ellzero.objectives",
     "Logistic": "ellzero.objectives",
     "ModuleLoss": "ellzero.objectives",
+    "NoisyGradient": "ellzero.objectives",
     "Poisson": "ellzero.objectives",
     "Quadratic": "ellzero.objectives",
     "Softmax": "ellzero.objectives",
+    "StiffRamps": "ellzero.objectives",
     "BlockL0Ball": "ellzero.sets",
     "Box": "ellzero.sets",
     "GroupL0Ball": "ellzero.sets",
@@ -71,10 +75,12 @@ _HOMES = {
     "L0Selector": "ellzero.estimators",
 }
 _MODULES = (
+    "backprop",
     "certificates",
     "datasets",
     "errors",
     "estimators",
+    "geometry",
     "objectives",
     "sets",
     "solvers",
@@ -126,13 +132,17 @@ if TYPE_CHECKING:
     from ellzero.estimators import L0Regressor as L0Regressor
     from ellzero.estimators import L0RegressorCV as L0RegressorCV
     from ellzero.estimators import L0Selector as L0Selector
+    from ellzero.objectives import CosineWells as CosineWells
+    from ellzero.objectives import FiniteSum as FiniteSum
     from ellzero.objectives import Huber as Huber
     from ellzero.objectives import LeastSquares as LeastSquares
     from ellzero.objectives import Logistic as Logistic
     from ellzero.objectives import ModuleLoss as ModuleLoss
+    from ellzero.objectives import NoisyGradient as NoisyGradient
     from ellzero.objectives import Poisson as Poisson
     from ellzero.objectives import Quadratic as Quadratic
     from ellzero.objectives import Softmax as Softmax
+    from ellzero.objectives import StiffRamps as StiffRamps
     from ellzero.penalties import L0 as L0
     from ellzero.penalties import L1 as L1
     from ellzero.penalties import GroupL0 as GroupL0

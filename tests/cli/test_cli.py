@@ -352,7 +352,7 @@ def test_reproduce_lists_and_names_the_nearest(run):
     refuse(
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
-        "Known experiments: iht-iris, ht-escape, sparse-smooth.",
+        "Known experiments: iht-iris, ht-escape, sparse-smooth, adagrad, backprop.",
         "reproduce",
         "iht-irs",
     )
@@ -360,6 +360,8 @@ def test_reproduce_lists_and_names_the_nearest(run):
         "iht-iris",
         "ht-escape",
         "sparse-smooth",
+        "adagrad",
+        "backprop",
     ]
 
 

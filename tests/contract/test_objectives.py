@@ -15,7 +15,9 @@ from tests.registry import OBJECTIVE_CASES, random_points
 
 every_objective = pytest.mark.parametrize("make", OBJECTIVE_CASES.values(), ids=OBJECTIVE_CASES)
 SMOOTH = {
-    n: m for n, m in OBJECTIVE_CASES.items() if "module" not in n and not n.startswith("poisson")
+    n: m
+    for n, m in OBJECTIVE_CASES.items()
+    if "module" not in n and not n.startswith(("poisson", "cosines", "noisy", "finite"))
 }
 QUADRATIC = {n: m for n, m in SMOOTH.items() if n == "quadratic" or n.startswith("least")}
 
@@ -119,7 +121,7 @@ def test_curvature_lies_between_its_constants(make):
             hessian = named.flatten(objective.hessian_vector(here, directions(objective)))
             eigenvalues = np.linalg.eigvalsh(hessian.numpy())
             # Rounding of an eigensolver.
-            assert low * (1 - 1e-9) <= eigenvalues[0]
+            assert low * (1 - 1e-9) - 1e-12 * high <= eigenvalues[0]
             assert eigenvalues[-1] <= high * (1 + 1e-9)
             assert np.linalg.eigvalsh((matrix - hessian).numpy())[0] >= -1e-10 * high
 

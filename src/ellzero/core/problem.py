@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ellzero.core.curvature import CurvatureBound
@@ -92,6 +93,26 @@ class AbstractQuadraticObjective(AbstractSmoothObjective):
     @abstractmethod
     def minimize_on(self, masks: Masks) -> Params:
         """Return the exact minimizer whose support lies inside `masks`."""
+
+
+class AbstractCoordinateSmoothObjective(AbstractTwiceDifferentiable):
+    """Objective, convex or not, whose curvature is bounded coordinate by coordinate."""
+
+    @abstractmethod
+    def coordinate_smoothness(self) -> Tensor:
+        """Return L >= 0, shape (n,), with -diag(L) <= Hessian <= diag(L) everywhere."""
+
+
+class AbstractStochasticObjective(AbstractObjective):
+    """Objective whose gradient can be sampled without bias."""
+
+    @abstractmethod
+    def sampled_grad(self, params: Params, generator: torch.Generator) -> Params:
+        """Return an unbiased sample of the gradient, drawn for every row by itself."""
+
+    @abstractmethod
+    def noise_vector(self, params: Params) -> Params:
+        """Return the root of the mean squared error of every entry of a sampled gradient."""
 
 
 class AbstractLinearObjective(AbstractConvexObjective):

@@ -76,6 +76,18 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "Sparse and Smooth Signal Estimation, arXiv:1811.02655",
         "ellzero.papers.sparse_smooth",
     ),
+    Experiment(
+        "adagrad",
+        "AdaGrad against gradient descent, with every control",
+        "Provable Complexity Improvement of AdaGrad over SGD, arXiv:2406.04592",
+        "ellzero.papers.adagrad",
+    ),
+    Experiment(
+        "backprop",
+        "Back-propagation as a product of Jacobian matrices",
+        "The Backpropagation algorithm for a math student, arXiv:2301.09977",
+        "ellzero.papers.backprop",
+    ),
 )
 
 

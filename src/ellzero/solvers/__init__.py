@@ -1,6 +1,8 @@
 """Solvers: each says how to step; `ellzero.core.solver.iterate` runs them."""
 
+from ellzero.solvers.adagrad import AdaGrad
 from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.gradient_descent import GradientDescent
 from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
@@ -22,9 +24,11 @@ __all__ = [
     "NIHT",
     "OMP",
     "AcceleratedIHT",
+    "AdaGrad",
     "BranchAndBound",
     "CoSaMP",
     "GraHTP",
+    "GradientDescent",
     "LocalSearch",
     "Newton",
     "ProximalGradient",
