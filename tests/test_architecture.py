@@ -31,6 +31,7 @@ LEVELS = {
     "fitting": 6,
     "models": 6,
     "sensing": 6,
+    "relu": 6,
     "report": 6,
     "signal": 6,
     "training": 6,
@@ -55,12 +56,12 @@ SIDEWAYS = {
 }
 HOMES = {
     "numba": {"kernels"},
-    "sklearn": {"datasets", "estimators", "fitting", "signal"},
+    "sklearn": {"datasets", "estimators", "fitting", "relu", "signal"},
     "matplotlib": {"estimators"},
     "pandas": {"estimators", "signal"},
     "polars": {"estimators"},
     "typer": {"cli"},
-    "cvxpy": {"signal"},
+    "cvxpy": {"relu", "signal"},
     "clarabel": {"signal", "relu"},
     "rich": {"cli", "report"},
     "jinja2": {"report"},

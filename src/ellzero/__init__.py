@@ -59,6 +59,10 @@ _HOMES = {
     "verify": "ellzero.certificates",
     "SparseSmooth": "ellzero.signal",
     "denoise": "ellzero.signal",
+    "ConvexReLUClassifier": "ellzero.relu",
+    "ConvexReLURegressor": "ellzero.relu",
+    "TwoLayerReLU": "ellzero.relu",
+    "certify_network": "ellzero.relu",
     "PathResult": "ellzero.solving",
     "choose_solver": "ellzero.solving",
     "solve": "ellzero.solving",
@@ -153,6 +157,10 @@ if TYPE_CHECKING:
     from ellzero.penalties import GroupL1 as GroupL1
     from ellzero.penalties import GroupTransformedL1 as GroupTransformedL1
     from ellzero.penalties import TransformedL1 as TransformedL1
+    from ellzero.relu import ConvexReLUClassifier as ConvexReLUClassifier
+    from ellzero.relu import ConvexReLURegressor as ConvexReLURegressor
+    from ellzero.relu import TwoLayerReLU as TwoLayerReLU
+    from ellzero.relu import certify_network as certify_network
     from ellzero.sensing import recover as recover
     from ellzero.sets import BlockL0Ball as BlockL0Ball
     from ellzero.sets import Box as Box
