@@ -159,7 +159,7 @@ def test_three_classes_share_gates():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"penalty": -1.0}, "`penalty` must be positive, got -1.0."),
+        ({"penalty": -1.0}, "`penalty` must be positive, got -1."),
         ({"n_gates": 0}, "`n_gates` must be an integer of at least 1, got 0."),
         ({"max_iter": 0}, "`max_iter` must be an integer of at least 1, got 0."),
         ({"tol": 0.0}, "`tol` must be positive, got 0."),
@@ -185,7 +185,7 @@ def test_three_classes_share_gates():
         ),
         (
             {"memory_limit": 2**20, "n_gates": 10**6},
-            "The gated program needs about 0.94 GiB, above `memory_limit`, 0.00 GiB.\n"
+            "The gated program needs about 0.59 GiB, above `memory_limit`, 0.00 GiB.\n"
             'hint: Use fewer gates or samples, `solver="proximal"`, or raise `memory_limit` '
             "(bytes).",
         ),

@@ -105,7 +105,9 @@ def certify_gated(
     rated = [(*program.bound(point, penalty), point) for point in candidates]
     bound, norms, point = max(rated, key=lambda item: item[0])
     bound = min(bound, value)
-    gap = (value - bound) / value if value > 0 else 0.0
+    # A value that is zero to rounding is as far below as it can be.
+    zero = 1e-28 * program.loss.value(np.zeros(program.y.size), program.y.ravel())
+    gap = (value - bound) / value if value > zero else 0.0
     checks = (
         Check("lower bound", bound, value, Claim.GAP),
         Check("relative gap of the gated program", gap, OPTIMAL, Claim.OPTIMAL),
@@ -272,6 +274,8 @@ def solve_gated(
         fresh = order[:batch]
         fresh = fresh[outside[fresh] & (norms[fresh] > penalty * (1 - 0.1 * min(1.0, gap)))]
         batch *= 2
+        if not len(fresh) and not len(support):
+            fresh = order[:1]
         working = np.sort(np.concatenate([support, fresh]))
         begin = np.zeros((len(working), n_inputs, n_outputs))
         begin[np.searchsorted(working, support)] = weights

@@ -66,6 +66,8 @@ class _Lagrangian:
     ) -> None:  # fmt: skip
         self.program, self.seen, self.U, self.c = program, seen, U, c
         self.radius, self.sigma, self.conjugate = radius, sigma, conjugate
+        # Intercepts count as weights of a column as long as the rows, whatever their scale.
+        self.free = sigma * program.row_square if program.fit_intercept else 0.0
 
     def products(self, r: Floats) -> Floats:
         """Return A' D_i r, shape (n_gates, n_inputs, n_outputs)."""
@@ -85,9 +87,11 @@ class _Lagrangian:
         norms = np.sqrt((W * W).sum(axis=(1, 2)))
         shrink = np.maximum(0.0, 1.0 - self.sigma * self.radius / np.maximum(norms, 1e-300))
         near = W * shrink[:, None, None]
-        c = self.c + self.sigma * r.sum(axis=0) if self.program.fit_intercept else self.c
-        square = float((near * near).sum()) + float(c @ c) * self.program.fit_intercept
-        return self.conjugate.value(r) + square / (2 * self.sigma), near, norms, c, W
+        c = self.c + self.free * r.sum(axis=0)
+        square = float((near * near).sum()) / (2 * self.sigma)
+        if self.free > 0:
+            square += float(c @ c) / (2 * self.free)
+        return self.conjugate.value(r) + square, near, norms, c, W
 
     def direction(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
         """Return the Newton step."""
@@ -99,8 +103,7 @@ class _Lagrangian:
         common = np.zeros((n, n))
         if len(active):
             common = sigma * program.kernel() * ((seen * (1.0 - share)) @ seen.T)
-        if program.fit_intercept:
-            common += sigma
+        common += self.free
         unit = np.sqrt(sigma * share) / norms[active]
         B = np.stack(
             [seen * (A @ W[active, :, k].T) * unit for k in range(n_outputs)]
@@ -188,7 +191,7 @@ def newton(
     r = conjugate.inside(point * n_targets)
     U, c = weights, constant
     if sigma is None:
-        sigma = 10.0 * len(program.A) / float((program.A**2).sum() or 1.0)
+        sigma = 10.0 / program.row_square
     unit = float(np.linalg.norm(program.y)) or 1.0
     n_iter = 0
     accuracy = 1e-3
@@ -199,9 +202,7 @@ def newton(
         products = lagrangian.products(r)
         value, near, norms, shift, W = lagrangian.at(r, products)
         while True:
-            slope = conjugate.slope(r) + lagrangian.outputs(near)
-            if program.fit_intercept:
-                slope = slope + shift
+            slope = conjugate.slope(r) + lagrangian.outputs(near) + shift
             size = float(np.linalg.norm(slope))
             if conjugate.logistic:
                 size = float(np.linalg.norm(slope / np.sqrt(conjugate.curvature(r))))

@@ -60,6 +60,11 @@ class GatedProgram:
         """Number of gates."""
         return self.patterns.shape[1]
 
+    @property
+    def row_square(self) -> float:
+        """Mean of the squared norms of the rows; one where all are zero."""
+        return float(np.einsum("ij,ij->", self.A, self.A)) / len(self.A) or 1.0
+
     def kernel(self) -> Floats:
         """Return A A', formed once."""
         if not self.gram:
@@ -113,7 +118,7 @@ class GatedProgram:
         balanced = self.balance(point)
         norms = self.norms(balanced)
         flat, targets = balanced.ravel(), self.y.ravel()
-        top = float(norms.max()) * (1 + 1e-14)
+        top = float(norms.max(initial=0.0)) * (1 + 1e-14)
         largest = min(penalty / top, 1e300) if top > 0 else 1e300
         scale = self.loss.best_scale(flat, targets, largest)
         return max(self.loss.dual(scale * flat, targets), 0.0), norms

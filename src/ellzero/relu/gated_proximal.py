@@ -13,7 +13,7 @@ CHECK_EVERY = 20
 
 
 def smoothness(program: GatedProgram, *, n_steps: int = 60) -> float:
-    """Return the largest eigenvalue of sum_i D_i A A' D_i (+ 1 1'), by power steps, enlarged."""
+    """Return the largest eigenvalue of sum_i D_i A A' D_i (+ intercepts), by power steps, enlarged."""
     rng = np.random.default_rng(0)
     v = rng.standard_normal((len(program.A), 1))
     seen = program.patterns
@@ -22,7 +22,7 @@ def smoothness(program: GatedProgram, *, n_steps: int = 60) -> float:
         v /= np.linalg.norm(v)
         image = np.einsum("ij,ij->i", program.A @ (program.A.T @ (seen * v)), seen)[:, None]
         if program.fit_intercept:
-            image += v.sum()
+            image += program.row_square * v.sum()
         last, top = top, float((v * image).sum())
         v = image
         if top == 0 or abs(top - last) <= 1e-3 * top:
@@ -82,6 +82,7 @@ def proximal(
     seen = sub.patterns
     scale = (0.25 if isinstance(loss, LogisticLoss) else 1.0) / y.size
     step = 1.0 / max(scale * smoothness(sub), 1e-300)
+    free = program.row_square if program.fit_intercept else 0.0
     U, c = weights.copy(), constant.copy()
     Z, z, t = U, c, 1.0
     best = (np.inf, U, c, point)
@@ -94,10 +95,12 @@ def proximal(
         W = Z + step * pull
         norms = np.sqrt((W * W).sum(axis=(1, 2)))
         new = W * np.maximum(0.0, 1.0 - step * penalty / np.maximum(norms, 1e-300))[:, None, None]
-        shift = z + step * v.sum(axis=0) if program.fit_intercept else z
+        shift = z + free * step * v.sum(axis=0)
         n_iter += 1
-        uphill = float(((Z - new) * (new - U)).sum() + (z - shift) @ (shift - c)) > 0
-        if uphill:
+        uphill = float(((Z - new) * (new - U)).sum())
+        if free > 0:
+            uphill += float((z - shift) @ (shift - c)) / free
+        if uphill > 0:
             t = 1.0
             Z, z = new, shift
         else:
