@@ -11,6 +11,9 @@ from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.losses import LogisticLoss
 
 Floats = NDArray[np.float64]
+# Samples up to which Newton systems are formed: a few matrices of this order are held.
+DENSE_SAMPLES = 4000
+CG_STEPS = 200
 
 
 class _Conjugate:
@@ -66,6 +69,8 @@ class _Lagrangian:
     ) -> None:  # fmt: skip
         self.program, self.seen, self.U, self.c = program, seen, U, c
         self.radius, self.sigma, self.conjugate = radius, sigma, conjugate
+        self.unit = float(np.linalg.norm(program.y))
+        self.n_products = 0
         # Intercepts count as weights of a column as long as the rows, whatever their scale.
         self.free = sigma * program.row_square if program.fit_intercept else 0.0
 
@@ -93,8 +98,47 @@ class _Lagrangian:
             square += float(c @ c) / (2 * self.free)
         return self.conjugate.value(r) + square, near, norms, c, W
 
+    def inexact(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
+        """Return a Newton step by conjugate gradients, without a matrix of the system."""
+        program, sigma, A = self.program, self.sigma, self.program.A
+        active = np.flatnonzero(norms > sigma * self.radius)
+        share = (sigma * self.radius / norms[active])[:, None, None]
+        unit = W[active] / norms[active, None, None]
+        part = _Lagrangian(
+            program, np.ascontiguousarray(self.seen[:, active]), unit, self.c, self.radius,
+            sigma, self.conjugate,
+        )  # fmt: skip
+        root = 1.0 / np.sqrt(self.conjugate.curvature(r))
+
+        def apply(v: Floats) -> Floats:
+            moved = root * v
+            image = self.free * np.broadcast_to(moved.sum(axis=0), moved.shape)
+            if len(active):
+                P = part.products(moved)
+                along = (unit * P).sum(axis=(1, 2), keepdims=True)
+                image = image + sigma * part.outputs((1.0 - share) * P + share * along * unit)
+            return np.asarray(v + root * image)
+
+        rest = root * slope
+        step = np.zeros_like(rest)
+        way, square = rest.copy(), float((rest * rest).sum())
+        goal = square * min(0.1, float(np.sqrt(square)) / max(self.unit, 1e-300)) ** 2
+        for _ in range(CG_STEPS):
+            if square <= max(goal, 1e-30 * self.unit**2):
+                break
+            image = apply(way)
+            length = square / float((way * image).sum())
+            step += length * way
+            rest = rest - length * image
+            last, square = square, float((rest * rest).sum())
+            way = rest + (square / last) * way
+            self.n_products += 1
+        return -root * step
+
     def direction(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
         """Return the Newton step."""
+        if len(r) > DENSE_SAMPLES:
+            return self.inexact(r, slope, norms, W)
         program, sigma, A = self.program, self.sigma, self.program.A
         n, n_outputs = r.shape
         active = np.flatnonzero(norms > sigma * self.radius)
