@@ -22,8 +22,15 @@ def by_pyscnn(A, y, vectors, penalty, dtype, tol):
     solver = RFISTA(model, max_iters=20000, tol=tol)
     began = time.process_time()
     found, _ = optimize_model(
-        model, solver, Metrics(), A, y[:, None], regularizer=NeuronGL1(penalty),
-        return_convex=True, unitize_data=False, dtype=dtype,
+        model,
+        solver,
+        Metrics(),
+        A,
+        y[:, None],
+        regularizer=NeuronGL1(penalty),
+        return_convex=True,
+        unitize_data=False,
+        dtype=dtype,
     )
     seconds = time.process_time() - began
     # It sorts the gates by their patterns, and drops duplicates.
@@ -38,9 +45,16 @@ def by_adelie(A, y, patterns, vectors, penalty, largest, tol):
     began = time.process_time()
     design = np.asfortranarray(np.hstack([A * patterns[:, [i]] for i in range(n_gates)]))
     state = ad.grpnet(
-        design, ad.glm.gaussian(y), groups=np.arange(n_gates) * A.shape[1],
-        penalty=np.ones(n_gates), lmda_path=np.geomspace(largest, penalty, 30), intercept=False,
-        tol=tol, adev_tol=1.0, progress_bar=False, early_exit=False,
+        design,
+        ad.glm.gaussian(y),
+        groups=np.arange(n_gates) * A.shape[1],
+        penalty=np.ones(n_gates),
+        lmda_path=np.geomspace(largest, penalty, 30),
+        intercept=False,
+        tol=tol,
+        adev_tol=1.0,
+        progress_bar=False,
+        early_exit=False,
     )
     weights = np.asarray(state.betas[-1].todense()).reshape(n_gates, A.shape[1])
     return weights, time.process_time() - began, vectors

@@ -99,9 +99,10 @@ def test_given_gates_that_are_all_active_or_duplicate():
     tilted = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     gates = np.stack([always, 2 * always, -always, tilted, 3 * tilted])
     text = (
-        "Kept 2 of 5 gates: dropped 2 duplicate and 1 empty; 1 sees every sample (a linear neuron)."
+        "Kept 2 of 5 gates: dropped 2 duplicate and 1 empty; "
+        "1 sees every sample (a linear neuron)."
     )
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="Kept 2 of 5 gates") as caught:
         model = GatedReLURegressor(gates=gates).fit(X, y)
     assert str(caught[0].message) == text == model.gates_message_
     assert model.n_gates_ == 2

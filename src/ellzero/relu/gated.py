@@ -78,7 +78,7 @@ def certify_gated(
     constant: Floats,
     points: Sequence[Floats] = (),
 ) -> tuple[Certificate, float, Floats, Floats]:
-    """Return certificate, value, dual point and its norms, from the weights alone.
+    r"""Return certificate, value, dual point and its norms, from the weights alone.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def certify_gated(
     Returns
     -------
     tuple of (Certificate, float, ndarray, ndarray)
-        Certificate, objective, the best dual point and \\|A' D_i V\\| at every gate.
+        Certificate, objective, the best dual point and \|A' D_i V\| at every gate.
     """
     value = program.value(support, weights, constant, penalty)
     candidates = [program.residual(program.outputs(support, weights, constant)), *points]
@@ -351,7 +351,7 @@ def gated_path(
         check_integer("n_penalties", n_penalties, low=1)
         top = program.largest_penalty() or 1.0
         penalties = list(np.geomspace(top, 1e-3 * top, n_penalties))
-    if not len(penalties):
+    if len(penalties) == 0:
         raise DataError("`penalties` is empty.", "Pass at least one penalty.")
     out: list[GatedSolution] = []
     for penalty in sorted((check_real("penalties", p, low=0.0, open_low=True) for p in penalties),

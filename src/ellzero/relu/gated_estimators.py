@@ -109,7 +109,8 @@ class _GatedReLU(BaseEstimator):  # type: ignore[misc]
         if found.status is not Status.CONVERGED:
             warnings.warn(
                 f"{found.status.value} The relative gap is {found.gap:.1e}, above "
-                f"`tol={self.tol:g}`.\nhint: Raise `max_iter` or `tol`, or scale the columns of X.",
+                f"`tol={self.tol:g}`.\n"
+                "hint: Raise `max_iter` or `tol`, or scale the columns of X.",
                 ConvergenceWarning,
                 stacklevel=3,
             )
@@ -214,7 +215,7 @@ default=None
 """
 
 
-class GatedReLURegressor(RegressorMixin, _GatedReLU):  # type: ignore[misc]
+class GatedReLURegressor(RegressorMixin, _GatedReLU):  # type: ignore[misc]  # noqa: D101
     __doc__ = (
         r"""Two-layer gated ReLU regression, solved to a proven gap of its convex program.
 
@@ -306,7 +307,7 @@ class GatedReLURegressor(RegressorMixin, _GatedReLU):  # type: ignore[misc]
         return out[:, 0] if self._flat else out
 
 
-class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # type: ignore[misc]
+class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # type: ignore[misc]  # noqa: D101
     __doc__ = (
         r"""Two-layer gated ReLU classification, solved to a proven gap of its convex program.
 

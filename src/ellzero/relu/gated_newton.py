@@ -100,7 +100,7 @@ class _Lagrangian:
 
     def inexact(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
         """Return a Newton step by conjugate gradients, without a matrix of the system."""
-        program, sigma, A = self.program, self.sigma, self.program.A
+        program, sigma = self.program, self.sigma
         active = np.flatnonzero(norms > sigma * self.radius)
         share = (sigma * self.radius / norms[active])[:, None, None]
         unit = W[active] / norms[active, None, None]

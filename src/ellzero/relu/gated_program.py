@@ -81,7 +81,7 @@ class GatedProgram:
         return out
 
     def norms(self, point: Floats) -> Floats:
-        """Return \\|A' D_i V\\|_F for every gate."""
+        r"""Return \|A' D_i V\|_F for every gate."""
         squares = np.zeros(self.n_gates)
         width = max(1, CHUNK // len(self.A))
         for low in range(0, self.n_gates, width):

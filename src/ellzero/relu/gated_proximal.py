@@ -13,7 +13,7 @@ CHECK_EVERY = 20
 
 
 def smoothness(program: GatedProgram, *, n_steps: int = 60) -> float:
-    """Return the largest eigenvalue of sum_i D_i A A' D_i (+ intercepts), by power steps, enlarged."""
+    """Return the largest eigenvalue of sum_i D_i A A' D_i , enlarged a little."""
     rng = np.random.default_rng(0)
     v = rng.standard_normal((len(program.A), 1))
     seen = program.patterns
