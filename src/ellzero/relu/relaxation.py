@@ -253,8 +253,8 @@ def _quadratic(
     sizes = np.maximum(np.linalg.norm(A, axis=1), 1e-300)
     weights = np.abs(point)
     up, down = point > 0, point < 0
-    # Where the given numbers are unusable, others take their place: any are valid.
-    curvature = np.where(up, np.maximum(multipliers.curvature, 1e-9 * weights / sizes), 1.0)
+    # |t_i| is at most |a_i|, so that no alpha below 1 / |a_i| is of use.
+    curvature = np.where(up, np.maximum(multipliers.curvature, weights / sizes), 1.0)
     share = np.clip(np.where(down, multipliers.share, 0.0), 0.0, weights)
     room = weights - share
     slope = np.clip(np.where(down, multipliers.slope, 0.0), -room, room)
