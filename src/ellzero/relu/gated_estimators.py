@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 LOG = logging.getLogger("ellzero")
 
 
-class _GatedReLU(BaseEstimator):  # type: ignore[misc]
+class _GatedReLU(BaseEstimator):
     """What the regressor and the classifier share."""
 
     def __init__(
@@ -215,7 +215,7 @@ default=None
 """
 
 
-class GatedReLURegressor(RegressorMixin, _GatedReLU):  # type: ignore[misc]  # noqa: D101
+class GatedReLURegressor(RegressorMixin, _GatedReLU):  # noqa: D101
     __doc__ = (
         r"""Two-layer gated ReLU regression, solved to a proven gap of its convex program.
 
@@ -307,7 +307,7 @@ class GatedReLURegressor(RegressorMixin, _GatedReLU):  # type: ignore[misc]  # n
         return out[:, 0] if self._flat else out
 
 
-class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # type: ignore[misc]  # noqa: D101
+class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # noqa: D101
     __doc__ = (
         r"""Two-layer gated ReLU classification, solved to a proven gap of its convex program.
 
