@@ -113,6 +113,17 @@ def test_gap_holds_by_hand_and_value_is_clarabels(loss, n_outputs, intercept, so
     assert set(np.flatnonzero(used)) <= set(solution.support)
 
 
+@pytest.mark.parametrize(("loss", "n_outputs"), [("squared", 1), ("squared", 3), ("logistic", 1)])
+def test_newton_by_conjugate_gradients(loss, n_outputs, monkeypatch):
+    monkeypatch.setattr("ellzero.relu.gated_newton.DENSE_SAMPLES", 10)
+    program = problem(loss, n_outputs, intercept=True)
+    penalty = 0.02 * program.largest_penalty()
+    solution = solve_gated(program, penalty, solver="newton")
+    assert solution.gap <= 1e-7
+    best, _ = by_clarabel(program, penalty)
+    assert solution.value == pytest.approx(best, rel=2e-7)
+
+
 @pytest.mark.parametrize("penalty", [0.1, 0.01, 0.001])
 def test_support_is_clarabels(penalty):
     program = problem(n=60, d=5, n_gates=60, seed=3)

@@ -10,15 +10,13 @@ from numpy.typing import NDArray
 
 from ellzero.core.result import Certificate, Check, Claim, Measure, Status
 from ellzero.errors import DataError, InvalidParameterError
-from ellzero.relu.gated_newton import newton
+from ellzero.relu.gated_newton import DENSE_SAMPLES, newton
 from ellzero.relu.gated_program import CHUNK, GatedProgram
 from ellzero.relu.gated_proximal import proximal
 from ellzero.validation import check_choice, check_integer, check_real
 
 Floats = NDArray[np.float64]
 OPTIMAL = 1e-6
-# Samples up to which Newton systems are formed: two matrices of this order are held.
-NEWTON_SAMPLES = 4000
 NOTE = (
     "The gap is that of the program with these gates; it says nothing about ReLU networks of "
     "other gates or widths."
@@ -148,7 +146,7 @@ def memory_needed(
     """
     out = 8 * n_samples * n_inputs + n_samples * n_gates + 8 * n_inputs * n_gates * n_outputs
     out += 8 * min(n_samples * n_gates, CHUNK) * 2
-    if resolve_solver(solver, n_samples) == "newton":
+    if resolve_solver(solver, n_samples) == "newton" and n_samples <= DENSE_SAMPLES:
         out += 8 * n_samples * n_samples * (4 + n_outputs)
     return out
 
@@ -158,7 +156,7 @@ def resolve_solver(solver: str, n_samples: int) -> str:
     check_choice("solver", solver, ("auto", "newton", "proximal"))
     if solver != "auto":
         return solver
-    return "newton" if n_samples <= NEWTON_SAMPLES else "proximal"
+    return "newton" if n_samples <= DENSE_SAMPLES else "proximal"
 
 
 def check_memory(needed: int, limit: float | None) -> None:
@@ -193,9 +191,9 @@ def solve_gated(
     max_iter : int, default=20000
         Most Newton or proximal steps, over all working sets.
     solver : {"auto", "newton", "proximal"}, default="auto"
-        "newton" is a dual augmented Lagrangian with semismooth Newton steps, which solves systems
-        of n_samples equations; "proximal" is FISTA with restarts; "auto" takes Newton up to 4000
-        samples.
+        "newton" is a dual augmented Lagrangian with semismooth Newton steps, from systems of
+        n_samples equations up to 4000 samples and by conjugate gradients beyond; "proximal" is
+        FISTA with restarts; "auto" takes Newton up to 4000 samples.
     start : GatedSolution or None, default=None
         Solution of the same program at another penalty.
 

@@ -58,7 +58,7 @@ class GatedProgram:
     @property
     def n_gates(self) -> int:
         """Number of gates."""
-        return self.patterns.shape[1]
+        return int(self.patterns.shape[1])
 
     @property
     def row_square(self) -> float:
