@@ -163,7 +163,11 @@ def cases(arguments, record):
 def rivals(arguments, record):
     """Run rivals on the cases in order of their worth, until the time is spent."""
     began = time.monotonic()
-    cases = [c for c in record["cases"] if c["loss"] == "squared" and c["n_gates"] <= 500]
+    cases = [
+        c
+        for c in record["cases"]
+        if c["loss"] == "squared" and c["n_gates"] in arguments.rival_gates
+    ]
     cases.sort(key=lambda c: ORDER.index((c["n_gates"], c["share"])))
     for case in cases:
         if time.monotonic() - began > arguments.rival_seconds:
@@ -178,12 +182,14 @@ def rivals(arguments, record):
         methods["ellzero to 0.0001"] = ours(program, penalty, 1e-4)
         if case["n_gates"] <= 100 or case["share"] == min(SHARES):
             methods["clarabel"] = by_clarabel(program, penalty)
+        write(arguments, record)
         for kind, tolerances in RIVALS.items() if arguments.peers is not None else ():
             for tol in tolerances:
                 found = by_rival(
                     arguments.peers, program, vectors, penalty, largest, kind, tol, arguments.limit
                 )
                 methods[f"{kind} tol {tol:g}"] = found
+                write(arguments, record)
                 if found is None or found["gap"] <= 1e-4:
                     break
         for key, found in methods.items():
@@ -261,17 +267,23 @@ def main():
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--mnist-shares", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--mnist-steps", type=int, default=20000)
-    parser.add_argument("--only-mnist", action="store_true")
+    parser.add_argument(
+        "--parts", nargs="+", default=["cases", "rivals", "mnist"],
+        help="what to measure anew; the rest of the file is kept",
+    )  # fmt: skip
+    parser.add_argument("--rival-gates", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     record = {"cases": [], "mnist": [], "runs": []}
-    if arguments.only_mnist and arguments.out.exists():
+    if "cases" not in arguments.parts and arguments.out.exists():
         record = json.loads(arguments.out.read_text())
-    record["runs"].append({"only_mnist": arguments.only_mnist, **machine(arguments)})
-    if not arguments.only_mnist:
+    record["runs"].append({"parts": arguments.parts, **machine(arguments)})
+    if "cases" in arguments.parts:
         cases(arguments, record)
+    if "rivals" in arguments.parts:
         rivals(arguments, record)
-    mnist(arguments, record)
+    if "mnist" in arguments.parts:
+        mnist(arguments, record)
     write(arguments, record)
 
 
