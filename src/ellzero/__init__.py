@@ -61,6 +61,8 @@ _HOMES = {
     "denoise": "ellzero.signal",
     "ConvexReLUClassifier": "ellzero.relu",
     "ConvexReLURegressor": "ellzero.relu",
+    "GatedReLUClassifier": "ellzero.relu",
+    "GatedReLURegressor": "ellzero.relu",
     "TwoLayerReLU": "ellzero.relu",
     "certify_network": "ellzero.relu",
     "PathResult": "ellzero.solving",
@@ -159,6 +161,8 @@ if TYPE_CHECKING:
     from ellzero.penalties import TransformedL1 as TransformedL1
     from ellzero.relu import ConvexReLUClassifier as ConvexReLUClassifier
     from ellzero.relu import ConvexReLURegressor as ConvexReLURegressor
+    from ellzero.relu import GatedReLUClassifier as GatedReLUClassifier
+    from ellzero.relu import GatedReLURegressor as GatedReLURegressor
     from ellzero.relu import TwoLayerReLU as TwoLayerReLU
     from ellzero.relu import certify_network as certify_network
     from ellzero.sensing import recover as recover
