@@ -88,6 +88,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "The Backpropagation algorithm for a math student, arXiv:2301.09977",
         "ellzero.papers.backprop",
     ),
+    Experiment(
+        "convex-geometry",
+        "Two-layer ReLU networks at their global optimum",
+        "Convex Geometry and Duality of Over-parameterized Neural Networks, arXiv:2002.11219",
+        "ellzero.papers.convex_geometry",
+    ),
 )
 
 

@@ -85,8 +85,8 @@ def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
     Notes
     -----
     Theorem 9 of arXiv 2002.11219: u = X'y_+ / \|y_+\| with the weight \|y_+\| - n lambda, and the
-    same for y_- with the other sign. The supremum over neurons is the larger of \|v_+\| and \|v_-\|, so
-    the gap is zero to rounding. O(n d).
+    same for y_- with the other sign. The supremum over neurons is the larger of the norms of v_+
+    and v_-, so the gap is zero to rounding. O(n d).
 
     Examples
     --------
