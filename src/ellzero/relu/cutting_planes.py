@@ -81,7 +81,8 @@ def relaxed_cutting_planes(
     Notes
     -----
     Each round takes u with the largest v'Xu and u with the smallest over Xu >= 0 and unit balls,
-    for the residual v, and solves the problem over the neurons so far. The listing prints the
+    for the residual v, and solves the problem over the neurons so far; those with weight 0 are
+    dropped, and it stops when the value no longer falls. The listing prints the
     full dual in the second step, which would be the problem itself.
 
     Examples
@@ -114,9 +115,13 @@ def relaxed_cutting_planes(
             break
         neurons = np.vstack([neurons, *[u[None] for u in fresh]])
         active = np.maximum(rows @ neurons.T, 0.0)
-        weights = _lasso(active, targets, n * penalty, np.append(weights, np.zeros(len(fresh))))
+        weights = _lasso(active, targets, n * penalty)
         fit = 0.5 * float(np.mean((active @ weights - targets) ** 2))
         history.append(fit + penalty * float(np.abs(weights).sum()))
+        kept = weights != 0
+        neurons, active, weights = neurons[kept], active[:, kept], weights[kept]
+        if history[-1] > history[-2] * (1 - 1e-13):
+            break
     network = TwoLayerReLU(neurons, None, weights, None).balanced()
     return CuttingPlanes(network, history[-1], tuple(history), stopped)
 
@@ -240,18 +245,24 @@ def _vertex(design: Floats, start: Floats) -> Floats:
     return weights
 
 
-def _lasso(design: Floats, y: Floats, level: float, start: Floats) -> Floats:
-    """Return the minimizer of half the squares plus level times the l1 norm, entry by entry."""
-    gram, right = design.T @ design, design.T @ y
-    weights = start.copy()
-    diagonal = np.maximum(np.diag(gram), 1e-300)
-    for _ in range(5000):
-        moved = 0.0
-        for j in range(len(weights)):
-            target = right[j] - gram[j] @ weights + diagonal[j] * weights[j]
-            new = np.sign(target) * max(abs(target) - level, 0.0) / diagonal[j]
-            moved = max(moved, abs(new - weights[j]) * diagonal[j] ** 0.5)
-            weights[j] = new
-        if moved <= 1e-14 * float(np.linalg.norm(y)):
-            break
-    return weights
+def _lasso(design: Floats, y: Floats, level: float) -> Floats:
+    """Return the minimizer of half the squares plus level times the l1 norm.
+
+    Its residual is the projection of y on the dual's polytope |q'v| <= level, a least-distance
+    problem that nonnegative least squares solve in finitely many steps (Lawson and Hanson,
+    Solving Least Squares Problems, chapter 23).
+    """
+    size = float(np.linalg.norm(y))
+    if size == 0:
+        return np.zeros(design.shape[1])
+    unit = float(np.abs(design).max())
+    scaled, bound = design / unit, level / (unit * size)
+    products = scaled.T @ (y / size)
+    stacked = np.vstack(
+        [np.hstack([-scaled, scaled]), np.concatenate([products - bound, -products - bound])]
+    )
+    target = np.append(np.zeros(len(y)), 1.0)
+    found, _ = nnls(stacked, target, maxiter=100 * stacked.shape[1] + 1000)
+    share = 1.0 - float(stacked[-1] @ found)
+    k = design.shape[1]
+    return (found[:k] - found[k:]) / share * (size / unit)
