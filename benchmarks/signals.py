@@ -11,11 +11,14 @@ a Python that has pyscipopt, and is left out elsewhere.
 
     OMP_NUM_THREADS=1 python benchmarks/signals.py --scip PYTHON \
         --out benchmarks/results/signals.json
+    OMP_NUM_THREADS=1 python benchmarks/signals.py --grids \
+        --out benchmarks/results/signal_grids.json
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -32,6 +35,7 @@ import numpy as np
 
 import ellzero
 from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
+from ellzero.signal.tree import Forest, solve_forest_budgeted
 
 SIZES = (1000, 10_000, 100_000, 1_000_000)
 PENALIZED = ((1.0, 1.0), (10.0, 0.1), (100.0, 0.1))
@@ -41,6 +45,15 @@ BUDGETED = (
     (100_000, 10.0, 2003),
     (100_000, 10.0, 20_003),
 )
+# Rules on the support: samples, rules, and the penalty or the budget.
+RULED = (
+    (100_000, {"length": 10, "distance": 5}, 0.5, None),
+    (100_000, {"most_bumps": 500}, 0.5, None),
+    (100_000, {"bump": 2.0}, None, 15_003),
+    (10_000, {"length": 10}, None, 1003),
+    (10_000, {"most_bumps": 50, "length": 10, "distance": 5}, None, 1503),
+)
+TREES = (("near", 1.0), ("near", 10.0), ("binary", 10.0), ("hubs", 10.0))
 
 CONIC = ((100, 1.0), (500, 1.0), (500, 10.0), (2000, 1.0), (2000, 10.0))
 SCIP = ((50, 0.1), (50, 1.0), (50, 10.0), (100, 0.1), (100, 1.0))
@@ -113,6 +126,20 @@ def chain(n: int, smoothness: float, seed: int = 0) -> Chain:
     high = np.repeat(rng.random(n // 20 + 1) < 0.2, 20)[:n]
     y = rng.standard_normal(n) * 0.5 + high * 2.0
     return Chain(y, np.ones(n), np.full(n - 1, smoothness))
+
+
+def forest(kind: str, n: int, smoothness: float) -> Forest:
+    """Return the noisy bumps on a tree: near parents, binary, or 20 hubs."""
+    rng, line = np.random.default_rng(1), chain(n, smoothness)
+    node = np.arange(n)
+    if kind == "near":
+        parent = np.minimum(node + 1 + rng.integers(0, 5, n), n - 1)
+    elif kind == "binary":
+        parent = n - 1 - (n - 2 - node) // 2
+    else:
+        parent = np.where(node < n - 20, n - 20 + rng.integers(0, 20, n), node + 1)
+    parent[-1] = -1
+    return Forest(line.y, line.weights, parent.astype(np.int64), np.full(n, smoothness))
 
 
 def seconds(call, repeats: int) -> tuple[float, object]:  # type: ignore[no-untyped-def]
@@ -243,6 +270,8 @@ def measure(scip: str | None) -> dict[str, object]:
     load = os.getloadavg()
     solve_penalized(chain(1000, 1.0), 1.0)
     solve_budgeted(chain(1000, 10.0), 23)
+    solve_penalized(dataclasses.replace(chain(1000, 1.0), length=3), 1.0)
+    solve_forest_budgeted(forest("near", 1000, 10.0), 113)
     penalized, budgeted, first = [], [], []
     for n in SIZES:
         for smoothness, penalty in PENALIZED:
@@ -276,7 +305,26 @@ def measure(scip: str | None) -> dict[str, object]:
                 "status": found.status.name,
             }
         )
-    for what, given in (("penalized", "penalty=1.0"), ("budgeted", "n_nonzero=7")):
+    ruled, trees = [], []
+    for n, rules, penalty, budget in RULED:
+        data = dataclasses.replace(chain(n, 10.0), **rules)  # type: ignore[arg-type]
+        if budget is None:
+            took, found = seconds(lambda: solve_penalized(data, penalty), 1)  # noqa: B023
+        else:
+            took, found = seconds(lambda: solve_budgeted(data, budget), 1)  # noqa: B023
+        given = {"n": n, "rules": rules, "penalty": penalty, "n_nonzero": budget}
+        ruled.append({**given, "seconds": took, "gap": found.gap, **found.measures})
+    for kind, smoothness in TREES:
+        tree = forest(kind, 100_000, smoothness)
+        took, found = seconds(lambda: solve_forest_budgeted(tree, 11_114), 1)  # noqa: B023
+        given = {"kind": kind, "n": tree.size, "smoothness": smoothness, "n_nonzero": 11_114}
+        trees.append({**given, "seconds": took, "gap": found.gap, **found.measures})
+    for what, given in (
+        ("penalized", "penalty=1.0"),
+        ("budgeted", "n_nonzero=7"),
+        ("with rules", "penalty=1.0, min_length=3"),
+        ("budgeted forest", "n_nonzero=7, graph=np.arange(49)[::-1, None] + [0, 1]"),
+    ):
         with tempfile.TemporaryDirectory() as cache:
             cold, warm = (
                 alone(FIRST.format(given=given), cache),
@@ -309,6 +357,8 @@ def measure(scip: str | None) -> dict[str, object]:
         "load_at_start": load,
         "penalized": penalized,
         "budgeted": budgeted,
+        "ruled": ruled,
+        "budgeted_trees": trees,
         "first_call": first,
         "conic_rivals": conic_rivals(),
         "scip": "left out: no Python with pyscipopt was given"
@@ -318,14 +368,111 @@ def measure(scip: str | None) -> dict[str, object]:
     }
 
 
+# Side, smoothness, cost or budget of nonzeros, and whether the data have both signs.
+IMAGES = (
+    (100, 0.1, {"penalty": 0.3}, False),
+    (100, 1.0, {"penalty": 0.5}, False),
+    (100, 5.0, {"penalty": 1.0}, False),
+    (100, 5.0, {"penalty": 0.3}, False),
+    (100, 5.0, {"penalty": 0.1}, False),
+    (300, 1.0, {"penalty": 0.5}, False),
+    (300, 5.0, {"penalty": 1.0}, False),
+    (512, 1.0, {"penalty": 1.0}, False),
+    (100, 5.0, {"n_nonzero": 500}, False),
+    (100, 1.0, {"penalty": 0.5}, True),
+    (100, 5.0, {"penalty": 1.0}, True),
+    (100, 5.0, {"n_nonzero": 500}, True),
+    (512, 1.0, {"penalty": 0.5}, True),
+    (512, 1.0, {"n_nonzero": 17_000}, False),
+)
+
+
+def image(side: int, *, signed: bool, seed: int = 0) -> np.ndarray:
+    """Return noisy squares of height 2, of both signs or cut at zero."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((side, side))
+    for _ in range(side * side // 500 + 1):
+        size = rng.integers(3, 9)
+        i, j = rng.integers(0, side, 2)
+        x[i : i + size, j : j + size] = 2.0 * (rng.choice([-1, 1]) if signed else 1)
+    y = x + 0.5 * rng.standard_normal((side, side))
+    return y if signed else np.maximum(y, 0.0)
+
+
+def measure_grids() -> dict[str, object]:
+    """Return the figures of images: processor time to the answer, and to gaps on the way."""
+    import numba
+    from sklearn.base import clone
+
+    from ellzero.signal import SparseSmooth
+
+    load = os.getloadavg()
+    for signed in (False, True):
+        for given in ({"penalty": 0.5}, {"n_nonzero": 20}):
+            SparseSmooth(1.0, graph="grid", **given).fit(image(20, signed=signed))
+    rows = []
+    for side, smoothness, given, signed in IMAGES:
+        y = image(side, signed=signed)
+        reached: dict[str, float] = {}
+        began = time.process_time()
+
+        def follow(n, value, bound, began=began, reached=reached):  # type: ignore[no-untyped-def]
+            took = time.process_time() - began
+            for gap in (1e-2, 1e-3, 3e-4):
+                if value - bound <= gap * value:
+                    reached.setdefault(f"{gap:g}", took)
+            return took > 60.0
+
+        est = SparseSmooth(smoothness, graph="grid", **given).fit(y, callback=follow)
+        both = time.process_time() - began
+        kept = dict(reached)
+        began = time.process_time()
+        if both < 20:
+            clone(est).set_params(certify=False).fit(y)
+        rows.append(
+            {
+                "side": side,
+                "smoothness": smoothness,
+                **given,
+                "signed": signed,
+                "seconds": time.process_time() - began if both < 20 else None,
+                "seconds_with_certificate": both,
+                "seconds_to_gap": kept,
+                "gap": est.gap_,
+                "status": est.solution_.status.name,
+                "claim": est.certificate_.claim.name if est.certificate_ else None,
+                "nonzeros": int(est.support_.size),
+                **{k: v for k, v in est.solution_.measures.items() if k.startswith("n_")},
+            }
+        )
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "cores": os.cpu_count(),
+            "threads_used": 1,
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "numba": numba.__version__,
+            "ellzero": ellzero.__version__,
+        },
+        "data": "squares of height 2 over about a sixteenth, noise 0.5, seed 0; processor time, "
+        "runs stopped after 60 s",
+        "load_at_start": load,
+        "grids": rows,
+    }
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out")
     parser.add_argument("--scip", help="Python that has pyscipopt")
-    args = parser.parse_args()
-    out = args.out
-    text = json.dumps(measure(args.scip), indent=1)
+    parser.add_argument("--grids", action="store_true", help="images instead of chains")
+    given = parser.parse_args()
+    out = given.out
+    text = json.dumps(measure_grids() if given.grids else measure(given.scip), indent=1)
     if out:
         Path(out).write_text(text + "\n")
     print(text)

@@ -16,6 +16,7 @@ import torch
 from ellzero import penalties, sets, solvers
 from ellzero.core.problem import Problem
 from ellzero.objectives import (
+    BinaryPatchNetworkLoss,
     CosineWells,
     FiniteSum,
     Huber,
@@ -23,14 +24,17 @@ from ellzero.objectives import (
     Logistic,
     ModuleLoss,
     NoisyGradient,
+    PatchNetworkLoss,
     Poisson,
     Quadratic,
+    SampledPatchNetworkLoss,
     Softmax,
     StiffRamps,
     random_rotation,
 )
 from ellzero.penalties import L0, L1
 from ellzero.sets import Box, GroupL0Ball, L0Ball
+from ellzero.tensors.named import Batch
 from tests.problems import random_data
 
 
@@ -124,6 +128,22 @@ def _matrix_target(dtype=torch.float64):
     return LeastSquares(X, torch.stack([y, X[:, 1] - y], 1), ridge=0.1, fit_intercept=True)
 
 
+def _teacher(dtype=torch.float64):
+    return torch.tensor([0.9, 0.0, -1.1, 0.0, 0.7], dtype=dtype)
+
+
+def patches(dtype=torch.float64):
+    return PatchNetworkLoss(_teacher(dtype), 3)
+
+
+def sampled_patches(dtype=torch.float64):
+    return PatchNetworkLoss(_teacher(dtype), 3).sample(30, noise=0.1)
+
+
+def binary_patches(dtype=torch.float64):
+    return BinaryPatchNetworkLoss(_teacher(dtype), 3)
+
+
 ROTATION = random_rotation(6, torch.Generator().manual_seed(4))
 CURVATURES = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 PARTIAL = {"coef": 0.1, "intercept": 0.01}
@@ -162,6 +182,9 @@ OBJECTIVE_CASES: dict[str, Callable[..., Any]] = {
     ),
     "poisson-weighted": lambda dtype=torch.float64: poisson(dtype, sample_weight=_weights()),
     "huber-weighted": lambda dtype=torch.float64: huber(dtype, sample_weight=_weights()),
+    "patches": patches,
+    "patches-sampled": sampled_patches,
+    "binary-patches": binary_patches,
     "ramps": lambda dtype=torch.float64: StiffRamps(
         6, accuracy=2.0, decrease=4.0, roundness=1.0, n_stiff=2, dtype=dtype
     ),
@@ -224,6 +247,12 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
         Logistic(*data("logistic", dtype=dtype, noise=4.0))  # not separable
     ),
     "module-l1": lambda dtype=torch.float64: Problem(module(dtype), penalty=L1(0.1)),
+    "patches-l1": lambda dtype=torch.float64: Problem(patches(dtype), penalty=L1(0.01)),
+    "patches-ball": lambda dtype=torch.float64: _ball(patches(dtype), 3),
+    "patches-free": lambda dtype=torch.float64: Problem(patches(dtype)),
+    "binary-l1": lambda dtype=torch.float64: Problem(binary_patches(dtype), penalty=L1(0.01)),
+    "binary-ball": lambda dtype=torch.float64: _ball(binary_patches(dtype), 3),
+    "binary-both": lambda dtype=torch.float64: _ball(binary_patches(dtype), penalty=L1(0.2)),
 }
 QUADRATIC = ("quadratic", "least-squares", "least-squares-free", "nothing-kept", "all-kept")
 CONVEX = (*QUADRATIC, "logistic", "logistic-free", "softmax", "softmax-free")
@@ -252,6 +281,23 @@ def _tol(kind):
     return (
         Wrong(lambda: kind(tol=-1.0), "`tol` must be a number of at least 0, got -1."),
         Wrong(lambda: kind(tol="small"), "`tol` must be a number of at least 0, got 'small'."),
+    )
+
+
+NEEDS_EITHER = "it needs a penalty, such as `L1`, or a constraint, such as `L0Ball`"
+NOT_BOTH = "it takes a penalty or a constraint, not both"
+
+
+def _splitting(kind):
+    hint = "\nhint: It couples the dense and the sparse point."
+    return (
+        Wrong(lambda: kind(0.0), f"`beta` must be positive, got 0.{hint}"),
+        Wrong(lambda: kind(beta=-1), f"`beta` must be positive, got -1.{hint}"),
+        Wrong(
+            lambda: kind(order="seidel"),
+            "`order` must be one of 'gauss-seidel', 'jacobi', got 'seidel'. "
+            "Did you mean 'gauss-seidel'?",
+        ),
     )
 
 
@@ -381,6 +427,34 @@ SOLVERS = [
         gradients=1,
     ),
     SolverEntry(
+        solvers.RVSM,
+        {
+            "default": solvers.RVSM,
+            "jacobi": lambda: solvers.RVSM(order="jacobi"),
+            "normalized": lambda: solvers.RVSM(normalize=True),
+        },
+        (*_step_size(solvers.RVSM), *_tol(solvers.RVSM), *_splitting(solvers.RVSM)),
+        takes=("patches-l1", "patches-ball"),
+        refuses={
+            "patches-free": NEEDS_EITHER,
+            "ball-and-l1": NOT_BOTH,
+            "module-l1": NEEDS_STEP,
+        },
+        monotone=False,
+        gradients=1,
+    ),
+    SolverEntry(
+        solvers.RVSCGD,
+        {"default": solvers.RVSCGD, "jacobi": lambda: solvers.RVSCGD(order="jacobi")},
+        (*_step_size(solvers.RVSCGD), *_tol(solvers.RVSCGD), *_splitting(solvers.RVSCGD)),
+        takes=("binary-l1", "binary-ball"),
+        refuses={
+            "patches-l1": "it needs a coarse gradient, got `PatchNetworkLoss`",
+            "binary-both": NOT_BOTH,
+        },
+        monotone=False,
+    ),
+    SolverEntry(
         solvers.HTP,
         _one(solvers.HTP),
         _step_size(solvers.HTP),
@@ -474,6 +548,33 @@ SOLVERS = [
         recovers=True,
     ),
     SolverEntry(
+        solvers.ExactSubset,
+        {
+            "default": solvers.ExactSubset,
+            "stopped": lambda: solvers.ExactSubset(max_nodes=0, time_limit=60.0),
+        },
+        (
+            Wrong(lambda: solvers.ExactSubset(tol=0), "`tol` must be positive, got 0."),
+            Wrong(
+                lambda: solvers.ExactSubset(time_limit=-1),
+                "`time_limit` must be a number of at least 0, got -1.",
+            ),
+            Wrong(
+                lambda: solvers.ExactSubset(max_nodes=-1),
+                "`max_nodes` must be an integer of at least 0, got -1.",
+            ),
+        ),
+        takes=QUADRATIC,
+        refuses={
+            "module": _not("a quadratic objective", "ModuleLoss"),
+            "logistic": _not("a quadratic objective", "Logistic"),
+            "groups": EXCHANGES,
+            "bounded-ball": NO_SIDE,
+            "ball-and-l1": NO_PENALTY,
+        },
+        recovers=True,
+    ),
+    SolverEntry(
         solvers.BranchAndBound,
         {"few-starts": lambda: solvers.BranchAndBound(n_starts=2)},
         (
@@ -548,7 +649,88 @@ def _linear(kind, y):
     )
 
 
+def _wrong_teachers(kind):
+    shape = "`teacher` must be a tensor of shape (d,) or (n_teachers, d), got "
+    zero_hint = "hint: A network with a zero filter is constant: there is nothing to learn."
+    return (
+        Wrong(lambda: kind([1.0], 2), f"{shape}[1.0]."),
+        Wrong(lambda: kind(torch.ones(2, 2, 2), 2), f"{shape}shape (2, 2, 2)."),
+        Wrong(
+            lambda: kind(torch.tensor([1, 0]), 2),
+            "`teacher` must hold floating-point numbers, got torch.int64.\n"
+            "hint: Pass `teacher.double()`.",
+        ),
+        Wrong(
+            lambda: kind(torch.tensor([1.0, torch.nan]), 2),
+            "`teacher` must be finite, got NaN or infinity.",
+        ),
+        Wrong(
+            lambda: kind(torch.zeros(3), 2),
+            f"`teacher` must not be a zero filter, got one.\n{zero_hint}",
+        ),
+        Wrong(
+            lambda: kind(torch.eye(3) * torch.tensor([[1.0], [0.0], [1.0]]), 2),
+            f"`teacher` must not be a zero filter, got one in row 1.\n{zero_hint}",
+        ),
+        Wrong(lambda: kind(ONES, 0), "`n_patches` must be an integer of at least 1, got 0."),
+        Wrong(
+            lambda: kind(EYE, 2).value({"filter": ONES}),
+            "`params` must be a batch of 3 points, one for each teacher, got a single point.\n"
+            "hint: Start from `objective.random_params(generator)`.",
+        ),
+        Wrong(
+            lambda: kind(EYE, 2).value(Batch({"filter": EYE[:2]})),
+            "`params` must be a batch of 3 points, one for each teacher, got a batch of 2.\n"
+            "hint: Start from `objective.random_params(generator)`.",
+        ),
+    )
+
+
 OBJECTIVES = [
+    Entry(
+        PatchNetworkLoss,
+        {"patches": patches},
+        (
+            *_wrong_teachers(PatchNetworkLoss),
+            Wrong(
+                lambda: PatchNetworkLoss(EYE, 2).sample(5),
+                "`sample` needs a single teacher, got 3.\n"
+                "hint: Build a `PatchNetworkLoss` for one of them.",
+            ),
+        ),
+    ),
+    Entry(
+        SampledPatchNetworkLoss,
+        {"patches-sampled": sampled_patches},
+        (
+            Wrong(
+                lambda: SampledPatchNetworkLoss(EYE, ONES),
+                "`patches` must be a tensor of shape (n_samples, k, d), got shape (3, 3).",
+            ),
+            Wrong(
+                lambda: SampledPatchNetworkLoss(torch.ones(2, 3, 4), ONES),
+                "`y` must be a tensor of shape (2,), got shape (3,).",
+            ),
+            Wrong(
+                lambda: SampledPatchNetworkLoss(torch.ones(3, 2, 2), ONES / 0),
+                "`y` must hold finite floating-point numbers, got others.",
+            ),
+        ),
+    ),
+    Entry(
+        BinaryPatchNetworkLoss,
+        {
+            "relu": binary_patches,
+            "identity": lambda: BinaryPatchNetworkLoss(_teacher(), 3, "identity"),
+        },
+        (
+            *_wrong_teachers(BinaryPatchNetworkLoss),
+            Wrong(
+                lambda: BinaryPatchNetworkLoss(ONES, 3, "relus"),
+                "`estimator` must be one of 'relu', 'identity', got 'relus'. Did you mean 'relu'?",
+            ),
+        ),
+    ),
     Entry(
         Quadratic,
         {n: OBJECTIVE_CASES[n] for n in ("quadratic",)},

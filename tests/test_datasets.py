@@ -21,6 +21,7 @@ from ellzero.datasets import (
     load_table,
     make_sparse_classification,
     make_sparse_regression,
+    make_sparse_signal,
     split,
 )
 from ellzero.errors import DataError, EllzeroError, InvalidParameterError
@@ -930,3 +931,25 @@ def test_columns_survive_json(tmp_path):
     table = fitted_columns(tmp_path)
     stored = json.loads(json.dumps([s.to_dict() for s in table.sources]))
     assert tuple(SourceColumn.from_dict(s) for s in stored) == table.sources
+
+
+def test_planted_signals_have_the_bumps_and_the_noise_that_were_asked_for():
+    y, signal, support = make_sparse_signal(20_000, 100, length=7, noise=0.3, seed=1)
+    assert (np.flatnonzero(signal) == support).all()
+    words = "".join("1" if s else "0" for s in signal != 0)
+    assert [len(run) for run in words.split("0") if run] == [7] * 100
+    assert (y - signal).std() == pytest.approx(0.3, rel=0.02)
+    peaks = np.abs(signal[support]).reshape(100, 7)
+    # The middle sample is at the height, the first at a half plus half a sine of pi / 14.
+    assert ((peaks[:, 3] >= 1.5) & (peaks[:, 3] <= 2.5)).all()
+    assert peaks[:, 0] == pytest.approx(peaks[:, 3] * (0.5 + 0.5 * np.sin(np.pi / 14)), rel=1e-12)
+    assert {-1.0, 1.0} == set(np.sign(signal[support]))
+    assert (make_sparse_signal(50, 3, length=5, nonnegative=True).signal >= 0).all()
+    again = make_sparse_signal(20_000, 100, length=7, noise=0.3, seed=1)
+    assert (again.y == y).all()
+    tight = make_sparse_signal(11, 3, length=3, noise=0.0)
+    assert (tight.y != 0).tolist() == ([True] * 3 + [False]) * 2 + [True] * 3
+    assert not make_sparse_signal(5, 0, noise=0.0).y.any()
+    with pytest.raises(InvalidParameterError) as error:
+        make_sparse_signal(10, 3, length=3)
+    assert error.value.message == "3 bumps of 3 samples need 11 samples, got 10."

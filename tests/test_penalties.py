@@ -339,3 +339,75 @@ def test_messages(call, message):
     with pytest.raises(InvalidParameterError) as error:
         call()
     assert str(error.value) == message
+
+
+LEVELS = [0.01, 0.1, 0.24, 0.25, 0.26, 0.4, 1.0, 3.0]
+
+
+def penalties_of(level):
+    """Return penalties of one level with their definition, on both sides of each case of a."""
+    out = [(L0(level), lambda u: (u != 0) * 1.0), (L1(level), np.abs)]
+    return out + [
+        (TransformedL1(level, a), lambda u, a=a: transformed(a)(np.abs(u)))
+        for a in (0.5, 1.0, 2.0, 10.0)
+    ]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_threshold_is_the_tie_between_zero_and_the_rest(level):
+    for penalty, definition in penalties_of(level):
+        threshold = penalty.threshold(1.0)
+        assert penalty.prox(coef([threshold, -threshold]), 1.0)["coef"].tolist() == [0, 0]
+        above = threshold * (1 + 1e-9)
+        assert penalty.prox(coef([above]), 1.0)["coef"].item() > 0
+        assert penalty.threshold(0.5) == pytest.approx(
+            type(penalty)(level / 2, *([penalty.a] if hasattr(penalty, "a") else [])).threshold(1)
+        )
+        # By brute force on a fine grid: at the threshold nothing beats zero, above something does.
+        for x, zero_wins in ((threshold, True), (threshold * 1.01, False)):
+            grid = np.linspace(0, x, 400_001)[1:]
+            goal = level * definition(grid) + (grid - x) ** 2 / 2
+            at_zero = x**2 / 2
+            # Nearly flat objectives differ from the tie by rounding.
+            assert (goal.min() >= at_zero * (1 - 1e-12)) == zero_wins
+
+
+@pytest.mark.parametrize("a", [0.5, 1.0, 2.0, 10.0])
+def test_transformed_l1_jumps_only_beyond_its_critical_level(a):
+    critical = a * a / (2 * (a + 1))
+    for share, jumps in ((0.3, False), (0.999, False), (1.001, True), (4.0, True)):
+        penalty = TransformedL1(share * critical, a)
+        just_above = penalty.threshold(1.0) * (1 + 1e-12)
+        jump = penalty.prox(coef([just_above]), 1.0)["coef"].item()
+        expected = max(penalty.threshold(1.0) - a / 2, 0.0) if jumps else 0.0
+        # Near the critical level the prox grows like a square root.
+        assert jump == pytest.approx(expected, abs=3e-5 * a)
+        # At a jump both ends are minimizers, and zero is returned.
+        if share == 4.0:
+            x = penalty.threshold(1.0)
+            value = share * critical * transformed(a)(jump) + (jump - x) ** 2 / 2
+            assert value == pytest.approx(x * x / 2, rel=1e-9)
+
+
+def test_limits_of_transformed_l1_by_their_order():
+    # The distance to l1 is of order 1 / a, that to l0 of order a: ten times nearer each time.
+    x = coef([0.3, -1.2, 2.0, 5.0, -8.0])
+    for limit, scales in ((L1(0.5), (1e2, 1e3, 1e4)), (L0(0.5), (1e-2, 1e-3, 1e-4))):
+        exact = limit.prox(x, 1.0)["coef"]
+        apart = [(TransformedL1(0.5, a).prox(x, 1.0)["coef"] - exact).abs().max() for a in scales]
+        assert apart[1] / apart[0] == pytest.approx(0.1, rel=0.1)
+        assert apart[2] / apart[1] == pytest.approx(0.1, rel=0.1)
+        thresholds = [TransformedL1(0.5, a).threshold(1.0) for a in scales]
+        assert abs(thresholds[2] - limit.threshold(1.0)) < 1e-3
+
+
+def test_threshold_of_groups_is_of_their_norm():
+    labels = torch.tensor([0, 0])
+    for penalty in (GroupL0(0.5, labels), GroupL1(0.5, labels), GroupTransformedL1(0.5, labels)):
+        t = penalty.threshold(2.0)
+        inside, outside = coef([0.6 * t, 0.8 * t * (1 - 1e-12)]), coef([0.6 * t, 0.81 * t])
+        assert (penalty.prox(inside, 2.0)["coef"] == 0).all()
+        assert (penalty.prox(outside, 2.0)["coef"] != 0).all()
+    with pytest.raises(InvalidParameterError) as error:
+        L1(1.0).threshold(-1.0)
+    assert str(error.value) == "`step_size` must be a number of at least 0, got -1."

@@ -25,15 +25,18 @@ _HOMES = {
     "Result": "ellzero.core.result",
     "Status": "ellzero.core.result",
     "Batch": "ellzero.tensors.named",
+    "BinaryPatchNetworkLoss": "ellzero.objectives",
     "CosineWells": "ellzero.objectives",
     "FiniteSum": "ellzero.objectives",
     "Huber": "ellzero.objectives",
     "LeastSquares": "ellzero.objectives",
     "Logistic": "ellzero.objectives",
     "ModuleLoss": "ellzero.objectives",
+    "PatchNetworkLoss": "ellzero.objectives",
     "NoisyGradient": "ellzero.objectives",
     "Poisson": "ellzero.objectives",
     "Quadratic": "ellzero.objectives",
+    "SampledPatchNetworkLoss": "ellzero.objectives",
     "Softmax": "ellzero.objectives",
     "StiffRamps": "ellzero.objectives",
     "BlockL0Ball": "ellzero.sets",
@@ -68,6 +71,7 @@ _HOMES = {
     "L0Classifier": "ellzero.estimators",
     "L0ClassifierCV": "ellzero.estimators",
     "L0HuberRegressor": "ellzero.estimators",
+    "L0HuberRegressorCV": "ellzero.estimators",
     "L0PoissonRegressor": "ellzero.estimators",
     "L0PoissonRegressorCV": "ellzero.estimators",
     "L0Regressor": "ellzero.estimators",
@@ -127,11 +131,13 @@ if TYPE_CHECKING:
     from ellzero.estimators import L0Classifier as L0Classifier
     from ellzero.estimators import L0ClassifierCV as L0ClassifierCV
     from ellzero.estimators import L0HuberRegressor as L0HuberRegressor
+    from ellzero.estimators import L0HuberRegressorCV as L0HuberRegressorCV
     from ellzero.estimators import L0PoissonRegressor as L0PoissonRegressor
     from ellzero.estimators import L0PoissonRegressorCV as L0PoissonRegressorCV
     from ellzero.estimators import L0Regressor as L0Regressor
     from ellzero.estimators import L0RegressorCV as L0RegressorCV
     from ellzero.estimators import L0Selector as L0Selector
+    from ellzero.objectives import BinaryPatchNetworkLoss as BinaryPatchNetworkLoss
     from ellzero.objectives import CosineWells as CosineWells
     from ellzero.objectives import FiniteSum as FiniteSum
     from ellzero.objectives import Huber as Huber
@@ -139,8 +145,10 @@ if TYPE_CHECKING:
     from ellzero.objectives import Logistic as Logistic
     from ellzero.objectives import ModuleLoss as ModuleLoss
     from ellzero.objectives import NoisyGradient as NoisyGradient
+    from ellzero.objectives import PatchNetworkLoss as PatchNetworkLoss
     from ellzero.objectives import Poisson as Poisson
     from ellzero.objectives import Quadratic as Quadratic
+    from ellzero.objectives import SampledPatchNetworkLoss as SampledPatchNetworkLoss
     from ellzero.objectives import Softmax as Softmax
     from ellzero.objectives import StiffRamps as StiffRamps
     from ellzero.penalties import L0 as L0

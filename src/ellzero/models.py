@@ -7,14 +7,14 @@ import itertools
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ellzero._version import __version__
-from ellzero.core.result import Certificate, Claim, Proof
+from ellzero.core.result import Certificate, Claim, Proof, TreeProof
 from ellzero.errors import (
     IncompatibleError,
     InvalidParameterError,
@@ -80,7 +80,7 @@ class SavedModel:
         What was proven, as `Certificate.to_dict` has it, and the value.
     mean, scale : Tensor of shape (n_features,) or None, default=None
         Standardization of the features; None means that they are used as they are.
-    proof : Proof or None, default=None
+    proof : Proof, TreeProof or None, default=None
         Evidence of global optimality.
     ellzero_version : str, default=the version in use
         Version that trained the model.
@@ -98,7 +98,7 @@ class SavedModel:
     claims: Mapping[str, Any] = field(default_factory=dict)
     mean: Tensor | None = None
     scale: Tensor | None = None
-    proof: Proof | None = None
+    proof: Proof | TreeProof | None = None
     ellzero_version: str = __version__
 
     @property
@@ -454,8 +454,11 @@ def _checksum(metadata: Mapping[str, Any], header: Mapping[str, Any], data: byte
     return digest.hexdigest()
 
 
-def proof_tensors(proof: Proof) -> dict[str, Tensor]:
+def proof_tensors(proof: Proof | TreeProof) -> dict[str, Tensor]:
     """Return a proof as tensors, for storage."""
+    if isinstance(proof, TreeProof):
+        parts = {f.name: getattr(proof, f.name) for f in fields(proof)}
+        return {f"proof/tree/{name}": torch.from_numpy(part) for name, part in parts.items()}
     out: dict[str, Tensor] = {}
     for name, boxes in (("included", proof.included), ("excluded", proof.excluded)):
         counts = torch.tensor([0, *(len(box) for box in boxes)], dtype=torch.int64)
@@ -466,8 +469,10 @@ def proof_tensors(proof: Proof) -> dict[str, Tensor]:
     return out
 
 
-def read_proof(path: str, tensors: Mapping[str, Tensor]) -> Proof | None:
+def read_proof(path: str, tensors: Mapping[str, Tensor]) -> Proof | TreeProof | None:
     """Return the proof that `proof_tensors` made, or None; `path` is for the message."""
+    if "proof/tree/steps" in tensors:
+        return _read_tree(path, tensors)
     if "proof/points" not in tensors:
         return None
 
@@ -488,6 +493,26 @@ def read_proof(path: str, tensors: Mapping[str, Tensor]) -> Proof | None:
             f"'{path}' is damaged: its proof of optimality cannot be read.", _AGAIN
         ) from error
     return Proof(included, excluded, points)
+
+
+def _read_tree(path: str, tensors: Mapping[str, Tensor]) -> TreeProof:
+    kinds = {
+        "steps": torch.int32, "places": torch.int32, "decisions": torch.int32,
+        "projected": torch.int8, "values": torch.float64, "thresholds": torch.float64,
+        "weights": torch.float64,
+    }  # fmt: skip
+    parts = {}
+    for field_ in fields(TreeProof):
+        part = tensors.get(f"proof/tree/{field_.name}")
+        axes = 2 if field_.name == "steps" else 1
+        if part is None or part.ndim != axes or part.dtype != kinds.get(
+            field_.name, torch.int64
+        ):  # fmt: skip
+            raise ModelFileError(
+                f"'{path}' is damaged: its proof of optimality cannot be read.", _AGAIN
+            )
+        parts[field_.name] = part.numpy()
+    return TreeProof(**parts)
 
 
 def _unpack(path: str, blob: bytes) -> SavedModel:

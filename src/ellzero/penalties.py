@@ -34,6 +34,10 @@ class _AbstractProfile(ABC):
         """Return argmin over u >= 0 of level p(u) + (u - size)^2 / 2; zero wins a tie."""
 
     @abstractmethod
+    def threshold(self, level: float) -> float:
+        """Return the largest size that the prox at `level` sets to zero."""
+
+    @abstractmethod
     def slope(self, size: Tensor) -> Tensor:
         """Return p'(size) for positive sizes."""
 
@@ -54,7 +58,11 @@ class _Count(_AbstractProfile):
 
     @override
     def prox(self, size: Tensor, level: float) -> Tensor:
-        return torch.where(size <= math.sqrt(2 * level), torch.zeros_like(size), size)
+        return torch.where(size <= self.threshold(level), torch.zeros_like(size), size)
+
+    @override
+    def threshold(self, level: float) -> float:
+        return math.sqrt(2 * level)
 
     @override
     def slope(self, size: Tensor) -> Tensor:
@@ -78,6 +86,10 @@ class _Magnitude(_AbstractProfile):
     @override
     def prox(self, size: Tensor, level: float) -> Tensor:
         return (size - level).clamp_min(0)
+
+    @override
+    def threshold(self, level: float) -> float:
+        return level
 
     @override
     def slope(self, size: Tensor) -> Tensor:
@@ -105,10 +117,7 @@ class _Transformed(_AbstractProfile):
     @override
     def prox(self, size: Tensor, level: float) -> Tensor:
         a = self.a
-        if level <= a * a / (2 * (a + 1)):
-            threshold = level * (a + 1) / a
-        else:
-            threshold = math.sqrt(2 * level * (a + 1)) - a / 2
+        threshold = self.threshold(level)
         # Largest root of (a + u)^2 (u - size) + level a (a + 1) = 0, by Cardano's cosine.
         ratio = level * a * (a + 1) / (a + size) ** 3
         angle = torch.acos((1 - 13.5 * ratio).clamp(-1, 1))
@@ -121,6 +130,13 @@ class _Transformed(_AbstractProfile):
             root = torch.where(safe, torch.minimum((root - step).clamp_min(0), size), root)
         root = torch.minimum(root.clamp_min(0), size)
         return torch.where(size <= threshold, torch.zeros_like(size), root)
+
+    @override
+    def threshold(self, level: float) -> float:
+        a = self.a
+        if level <= a * a / (2 * (a + 1)):
+            return level * (a + 1) / a
+        return math.sqrt(2 * level * (a + 1)) - a / 2
 
     @override
     def slope(self, size: Tensor) -> Tensor:
@@ -175,6 +191,26 @@ class _AbstractEntryPenalty(AbstractPenalty):
 
         return named.like(params, {n: shrink(t) if n in inside else t for n, t in params.items()})
 
+    def threshold(self, step_size: float) -> float:
+        """Return the largest magnitude that `prox` at `step_size` sets to zero.
+
+        Parameters
+        ----------
+        step_size : float
+            As in `prox`. Must be at least 0.
+
+        Returns
+        -------
+        float
+            The threshold; an entry of this very magnitude becomes zero.
+
+        Raises
+        ------
+        InvalidParameterError
+            If `step_size` is negative or not a finite number.
+        """
+        return self._profile.threshold(_level(self.weight, step_size))
+
     @override
     def residual(self, params: Params, grad: Params) -> Tensor:
         inside = restrict(params, self.names)
@@ -227,6 +263,26 @@ class _AbstractGroupPenalty(AbstractPenalty):
         return named.like(
             params, {n: parts[n].to(t.dtype) if n in parts else t for n, t in params.items()}
         )
+
+    def threshold(self, step_size: float) -> float:
+        """Return the largest norm of a group that `prox` at `step_size` sets to zero.
+
+        Parameters
+        ----------
+        step_size : float
+            As in `prox`. Must be at least 0.
+
+        Returns
+        -------
+        float
+            The threshold; a group of this very norm becomes zero.
+
+        Raises
+        ------
+        InvalidParameterError
+            If `step_size` is negative or not a finite number.
+        """
+        return self._profile.threshold(_level(self.weight, step_size))
 
     @override
     def residual(self, params: Params, grad: Params) -> Tensor:

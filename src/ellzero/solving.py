@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ellzero.certificates import verify
+from ellzero.certificates import check_splitting, verify
 from ellzero.core.problem import AbstractSmoothObjective, Problem
 from ellzero.core.result import Measure, Result, Status
 from ellzero.core.solver import AbstractSolver, Callback, Run, iterate
@@ -17,7 +18,10 @@ from ellzero.errors import IncompatibleError, InvalidParameterError, did_you_mea
 from ellzero.sets import L0Ball
 from ellzero.solvers import (
     IHT,
+    RVSCGD,
+    RVSM,
     BranchAndBound,
+    ExactSubset,
     LocalSearch,
     Newton,
     ProximalGradient,
@@ -30,6 +34,8 @@ from ellzero.tensors.coverage import restrict
 from ellzero.tensors.named import Batch
 from ellzero.typing import Params
 from ellzero.validation import check_integer, check_real
+
+log = logging.getLogger("ellzero")
 
 # The order in which `solve` asks; the first solver that does not refuse is used.
 DEFAULT_SOLVERS: tuple[Callable[[], AbstractSolver[Any]], ...] = (
@@ -194,6 +200,9 @@ def _run(
     callback: Callback | None,
 ) -> tuple[Run, dict[str, Measure]]:
     """Iterate; a search for a proof first takes its incumbent from every start."""
+    if isinstance(solver, ExactSubset) and solver.time_limit is None:
+        # It does all of its work before the first step.
+        solver = replace(solver, time_limit=time_limit)
     if not isinstance(solver, BranchAndBound):
         run = iterate(
             problem, solver, batch, max_iter=max_iter, time_limit=time_limit, callback=callback
@@ -238,6 +247,28 @@ def _measures(run: Run) -> dict[str, Measure]:
         "worst_value": named.to_float(values.max()),
         "distinct_supports": int(supports.shape[0]),
         "increases": named.to_int(run.n_increases.sum()),
+    }
+
+
+def _splitting_measures(problem: Problem, solver: RVSM | RVSCGD, run: Run) -> dict[str, Measure]:
+    """Return what is known of the dense points; log where the theory does not hold."""
+    final: Any = run.final
+    check = check_splitting(
+        problem,
+        final.dense,
+        final.params,
+        beta=solver.beta,
+        step_size=solver.length(problem),
+        normalize=solver.normalize,
+    )
+    for caution in check.cautions:
+        log.warning("%s: %s", type(solver).__name__, caution)
+    row = run.best
+    return {
+        "lagrangian": named.to_float(check.lagrangian[row]),
+        "lagrangian_grad_norm": named.to_float(check.grad_norm[row]),
+        "splitting_gap": named.to_float(check.gap[row]),
+        "cautions": " ".join(check.cautions),
     }
 
 
@@ -330,6 +361,8 @@ def solve(
     run, measures = _run(
         problem, chosen, batch, max_iter=max_iter, time_limit=time_limit, callback=callback
     )
+    if isinstance(chosen, RVSM | RVSCGD):
+        measures |= _splitting_measures(problem, chosen, run)
     result = _result_of(problem, chosen, run, measures, certify=certify)
     return replace(result, seconds=time.perf_counter() - began)
 

@@ -352,13 +352,15 @@ def test_reproduce_lists_and_names_the_nearest(run):
     refuse(
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
-        "Known experiments: iht-iris, ht-escape, sparse-smooth, adagrad, backprop.",
+        "Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, backprop.",
         "reproduce",
         "iht-irs",
     )
     assert [e["name"] for e in json.loads(run("reproduce", "--json")[1])] == [
         "iht-iris",
         "ht-escape",
+        "rvsm",
+        "rvscgd",
         "sparse-smooth",
         "adagrad",
         "backprop",

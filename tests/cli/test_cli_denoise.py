@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ellzero.datasets import make_sparse_signal
 from ellzero.signal import SparseSmooth
 from tests.cli.test_cli import _here, refuse, run  # noqa: F401
 
@@ -94,6 +95,30 @@ def test_a_file_with_one_column_of_numbers_needs_no_name(run):  # noqa: F811
     assert [r["estimate"] for r in read("ellzero-out/one/result.csv")] == ["0", "0", "4", "5", "0"]
 
 
+def test_without_a_file_a_series_is_made_and_rules_are_kept(run):  # noqa: F811
+    words = ["--smoothness", "5", "--n-nonzero", "150", "--n-bumps", "6", "--min-length", "8"]
+    code, out, said = run("denoise", *words, "--min-distance", "3", "--bump-penalty", "0.1")
+    assert code == 0
+    assert said.startswith(
+        "note: The series is synthetic: 200 samples in 10 bumps are planted.\n"
+        "Result: ellzero-out/synthetic/result.csv\n"
+    )
+    rows = read("ellzero-out/synthetic/result.csv")
+    y = make_sparse_signal().y
+    assert [float(r["value"]) for r in rows] == y.tolist()
+    rules = {"n_bumps": 6, "min_length": 8, "min_distance": 3, "bump_penalty": 0.1}
+    est = SparseSmooth(5.0, n_nonzero=150, **rules).fit(y)
+    assert [i for i, r in enumerate(rows) if r["on"] == "true"] == est.support_.tolist()
+    assert "in 6 bumps" in out
+    settings = json.loads(Path("ellzero-out/synthetic/summary.json").read_text())["settings"]
+    assert {key: settings[key] for key in rules} == rules
+
+
+def test_the_series_that_is_made_has_one_column(run):  # noqa: F811
+    message = "The synthetic series has no column 'load'."
+    refuse(run, message, "Its column is value.", "denoise", "--column", "load")
+
+
 def test_an_earlier_result_stays_unless_forced(run, series):  # noqa: F811
     words = ["denoise", series, "--column", "load", "--n-nonzero", "5", "--out", "o"]
     assert run(*words)[0] == 0
@@ -142,3 +167,61 @@ def test_integers_that_floats_cannot_hold_are_refused(run):  # noqa: F811
 def test_a_file_that_is_not_there_is_one_sentence(run):  # noqa: F811
     message = "No file 'gone/s.csv': the folder 'gone' does not exist."
     refuse(run, message, "Check the path.", "denoise", "gone/s.csv", "--n-nonzero", "1")
+
+
+def picture():
+    rng = np.random.default_rng(0)
+    y = 0.3 * rng.standard_normal((20, 25))
+    y[5:10, 8:15] += 2.0
+    y[2, 3] = np.nan
+    return y
+
+
+def test_an_image_gives_its_estimate_and_three_pictures(run):  # noqa: F811
+    y = picture()
+    np.save("image.npy", y)
+    code, out, err = run(
+        "denoise", "image.npy", "--smoothness", "1", "--penalty", "0.5", "--out", "o"
+    )
+    assert code == 0
+    est = SparseSmooth(1.0, penalty=0.5, graph="grid").fit(y)
+    assert (np.load("o/estimate.npy") == est.signal_).all()
+    assert f"{est.support_.size} of 500 pixels are on" in out
+    assert "1 of 500 pixels are missing and were filled in." in err
+    page = Path("o/report.html").read_text()
+    for word in ("Data", "Estimate", "Support"):
+        assert word in page
+    assert page.count("<svg") >= 3
+    np.savetxt("rows.csv", np.nan_to_num(y), delimiter=",", fmt="%.17g")
+    words = ["--grid", "--smoothness", "1", "--n-nonzero", "35"]
+    assert run("denoise", "rows.csv", *words)[0] == 0
+    est = SparseSmooth(1.0, n_nonzero=35, graph="grid").fit(np.nan_to_num(y))
+    assert (np.load("ellzero-out/rows/estimate.npy") == est.signal_).all()
+
+
+IMAGE = "An image is a .npy file with two axes, or a .csv file of rows of numbers."
+WRONG_IMAGES = [
+    ("1,2\n3\n", [], "Line 2 of 'x.csv' has 1 numbers, the first has 2.", IMAGE),
+    ("a,b\n1,2\n", [], "Line 1 of 'x.csv' is not numbers.", IMAGE),
+    ("", [], "'x.csv' is empty.", IMAGE),
+]
+
+
+@pytest.mark.parametrize(("text", "words", "message", "hint"), WRONG_IMAGES)
+def test_wrong_images_are_one_sentence(run, text, words, message, hint):  # noqa: F811
+    Path("x.csv").write_text(text)
+    refuse(run, message, hint, "denoise", "x.csv", "--grid", "--penalty", "1", *words)
+
+
+def test_images_that_are_none_are_refused(run):  # noqa: F811
+    np.save("x.npy", np.zeros(3))
+    message = "'x.npy' must hold numbers with two axes, got shape (3,) of float64."
+    refuse(run, message, IMAGE, "denoise", "x.npy", "--penalty", "1")
+    Path("y.npy").write_text("no")
+    refuse(run, "'y.npy' is not a .npy file.", IMAGE, "denoise", "y.npy", "--penalty", "1")
+    refuse(run, "No file 'z.npy'.", "Check the path.", "denoise", "z.npy", "--penalty", "1")
+    message = "An image needs `--n-nonzero` or `--penalty`, got neither."
+    refuse(run, message, "Give one of them.", "denoise", "x.npy")
+    words = ["denoise", "x.npy", "--column", "a"]
+    message = "`--column` is for series, got an image."
+    refuse(run, message, "Leave it out.", *words)

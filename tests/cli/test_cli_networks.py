@@ -162,11 +162,23 @@ def test_rows_or_columns_are_counted(run, structure, axis, total):
 
 def test_layers_of_the_command_line_are_pruned_by_rows(run):
     words = ("train", "tiny.npz", "--hidden", "12", "--structure", "rows", "--n-nonzero", "3")
-    code, _out, _err = run(*words, "--epochs", "2", "--out", "res")
+    code, _out, err = run(*words, "--epochs", "2", "--ridge", "0.01", "--out", "res")
     assert code == 0
     state = export.load("res/model.safetensors")
     assert int((state["0.weight"] != 0).any(1).sum()) == 3
     assert bool((state["2.weight"] != 0).all())
+    # What is cheap to polish is polished, which the run says.
+    assert summary("res")["path"][0]["claim"] == "stationary"
+    assert (
+        "note: After the training the network was taken to a stationary point of the loss on all "
+        "training samples, which is cheap for one of this size.\n"
+        "hint: Pass `--no-polish` to keep it as it was trained.\n"
+    ) in err
+    words = (*words, "--epochs", "2", "--ridge", "0.01", "--no-polish")
+    code, _out, err = run(*words, "--out", "plain")
+    assert code == 0
+    assert summary("plain")["path"][0]["claim"] == "feasible"
+    assert "stationary point" not in err
 
 
 def test_scores_and_averages_change_the_network_and_are_resumed(run):

@@ -9,6 +9,7 @@ from ellzero.errors import IncompatibleError
 from ellzero.solvers import (
     OMP,
     BranchAndBound,
+    ExactSubset,
     GraHTP,
     LocalSearch,
     Newton,
@@ -22,7 +23,8 @@ from tests.registry import CONVEX, PROBLEMS, SOLVERS
 # Rounding of a mean over at most 200 terms, relative to the value at zero.
 ROUNDING = 1e-12
 LINEAR = {
-    "IHT", "AcceleratedIHT", "NIHT", "DORE", "ProximalGradient", "GradientDescent", "AdaGrad"
+    "IHT", "AcceleratedIHT", "NIHT", "DORE", "ProximalGradient", "GradientDescent", "AdaGrad",
+    "RVSM", "RVSCGD",
 }  # fmt: skip
 
 TAKES = [
@@ -96,7 +98,7 @@ def test_no_steps_return_the_start_made_feasible(make, entry, name):
     assert len(run.values) == 1
     assert run.n_iter.tolist() == [0]
     assert_feasible(problem, run.params)
-    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch, SubsetSearch}
+    done_at_once = entry.kind in {OMP, BranchAndBound, LocalSearch, SubsetSearch, ExactSubset}
     assert run.status(0) is Status.MAX_ITER or (done_at_once and run.status(0) is Status.CONVERGED)
 
 
@@ -187,7 +189,8 @@ def count_calls(objective, names=("value_and_grad", "hessian_vector")):
     ],
 )
 def test_work_of_a_step(entry, case):
-    name = next(n for n in ("least-squares", "l1", "free") if n in entry.takes)
+    names = ("least-squares", "l1", "patches-l1", "free")
+    name = next(n for n in names if n in entry.takes)
     problem = PROBLEMS[name]()
     solver = entry.cases[case]()
     state = solver.init(problem, starts(problem, 2))

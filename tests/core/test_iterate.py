@@ -226,3 +226,20 @@ def test_compaction_leaves_the_other_rows_alone():
         assert alone.n_iter[0] == together.n_iter[i]
         torch.testing.assert_close(alone.params["coef"][0], together.params["coef"][i])
         assert alone.trace(0) == pytest.approx(together.trace(i), rel=1e-12)
+
+
+@pytest.mark.parametrize(("max_iter", "steps"), [(9, [3, 0, 5, 3]), (4, [3, 0, 4, 3])])
+@pytest.mark.parametrize("stop_at", [None, 2])
+def test_final_has_the_last_state_of_every_row(max_iter, steps, stop_at):
+    # The best values come early; the final state is where each row stopped all the same.
+    rows = ((1.0, 0.0, *range(2, 12)), (5.0,) * 12, tuple(range(12)), (2.0, 1.0, *range(3, 13)))
+    problem, _, _ = random_problem(0, "least squares")
+    solver = Script(rows, (3, 0, 5, 3))
+    start = Batch({"coef": torch.zeros(4, 2)})
+    callback = None if stop_at is None else lambda iteration, state: iteration == stop_at
+    run = iterate(problem, solver, start, max_iter=max_iter, callback=callback)
+    if stop_at is not None:
+        steps = [min(step, stop_at) for step in steps]
+    assert run.final.params["coef"].tolist() == [[i, step] for i, step in enumerate(steps)]
+    assert run.final.value.tolist() == [rows[i][step] for i, step in enumerate(steps)]
+    assert run.value[0] == 0.0

@@ -181,6 +181,17 @@ def test_fold_products_give_the_scores_of_every_fold_on_its_own() -> None:
     )
 
 
+def test_the_last_fit_of_a_cross_validation_shares_the_products_of_its_folds() -> None:
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((90, 300))
+    y = X[:, 5] - X[:, 9] + 0.5 * rng.standard_normal(90)
+    chosen = L0RegressorCV(range(1, 5), ridge=0.0, cv=3).fit(X, y)
+    alone = L0Regressor(chosen.n_nonzero_).fit(X, y)
+    assert chosen.support_.tolist() == alone.support_.tolist()
+    np.testing.assert_allclose(chosen.coef_, alone.coef_, rtol=1e-12)
+    np.testing.assert_allclose(chosen.intercept_, alone.intercept_, rtol=1e-10)
+
+
 def test_ridge_is_chosen_where_the_signal_is_weak() -> None:
     rng = np.random.default_rng(5)
     Z = rng.standard_normal((100, 60)) + rng.standard_normal((100, 1))

@@ -122,8 +122,14 @@ DATA = [
      "own."),
     ([["a", 1.0]] * 20, y, "`X` must hold numbers, got text such as 'a' in column 0.\nhint: "
      "Encode the column as numbers, or pass a data frame in which it is categorical."),
-    (torch.zeros(20), y, "`X` must have 2 axes, got shape (20,).\nhint: Pass `X.reshape(-1, 1)` "
-     "for one feature, `X.reshape(1, -1)` for one sample."),
+    (torch.zeros(20), y, "`X` must have 2 axes, got shape (20,).\nhint: Reshape your data: "
+     "`X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample."),
+    (y, y, "`X` must have 2 axes, got shape (20,).\nhint: Reshape your data: "
+     "`X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample."),
+    (y.tolist(), y, "`X` must have 2 axes, got shape (20,).\nhint: Reshape your data: "
+     "`X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample."),
+    (pd.Series(y), y, "`X` must have 2 axes, got shape (20,).\nhint: Reshape your data: "
+     "`X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample."),
     (torch.zeros(20, 3).to_sparse(), y, "`X` must be a dense tensor, got layout "
      "torch.sparse_coo.\nhint: Pass a scipy.sparse matrix for sparse data."),
     (torch.zeros(20, 3, dtype=torch.complex64), y, "Complex data not supported: `X` must hold "

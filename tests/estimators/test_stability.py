@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import lsq_linear
 
 from ellzero import (
     Huber,
@@ -72,14 +73,52 @@ def test_a_model_that_thresholding_would_leave_is_not_called_stable():
     assert poor.support_.tolist() == [0]
 
 
-@pytest.mark.parametrize("kind", ["poisson", "nonnegative"])
-def test_where_stability_is_not_checked_nothing_is_claimed(kind):
+def test_counts_are_stable_for_the_curvature_at_the_model():
     rng, X, eta = data(1)
-    if kind == "poisson":
-        model = L0PoissonRegressor(2).fit(X, rng.poisson(np.exp(0.5 * eta)))
-    else:
-        model = L0Regressor(2, nonnegative=True).fit(X, eta + rng.standard_normal(len(eta)))
-    assert model.certificate_.claim is Claim.FEASIBLE
-    assert all(check.passed for check in model.certificate_.checks)
-    said = " ".join(model.certificate_.assumptions)
-    assert "nothing is claimed beyond it" in said
+    certificate = L0PoissonRegressor(2).fit(X, rng.poisson(np.exp(0.5 * eta))).certificate_
+    assert certificate.claim is Claim.STATIONARY
+    assert "The curvature is that at the model: the loss has no bound on it." in (
+        certificate.assumptions
+    )
+
+
+def least_within(X, y, support, low, high):
+    """Return the least mean squared error over two with coefficients within bounds."""
+    if not support:
+        return float(y @ y) / (2 * len(y))
+    return float(lsq_linear(X[:, support], y, (low, high)).cost) / len(y)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_exchanges_within_bounds_are_what_refits_say(seed):
+    rng = np.random.default_rng(seed)
+    n, p, k = 30, 8, int(rng.integers(1, 6))
+    X = rng.standard_normal((n, p))
+    X[:, 1] = X[:, 0] + 0.3 * X[:, 1]
+    y = X @ rng.integers(-2, 3, p) + rng.standard_normal(n)
+    low, high = [(0.0, np.inf), (-0.5, 1.0), (-0.5, np.inf)][seed % 3]
+    model = L0Regressor(k, fit_intercept=False, lower=low, upper=high)
+    good = model.fit(X, y)
+    poor = L0Regressor(k, fit_intercept=False, lower=low, upper=high, forbidden=[2, 3]).fit(X, y)
+    for fitted in (good, poor):
+        certificate, value = model.certify_model(X, y, fitted.coef_, 0.0)
+        S = fitted.support_.tolist()
+        others = [j for j in range(p) if j not in S]
+        leaving = S if len(S) == k else [None]
+        best = min(
+            least_within(X, y, sorted({*S, j} - {i}), low, high) for i in leaving for j in others
+        )
+        exchanged = best >= value * (1 - 1e-6)
+        assert exchanged or not certificate.supports(Claim.COORDINATEWISE)
+        assert [c.passed for c in certificate.checks if c.claim is Claim.COORDINATEWISE] == [
+            exchanged
+        ]
+
+
+def test_a_held_coefficient_is_not_called_unstable():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 6))
+    y = 5 * X[:, 0] + X[:, 1] + 0.1 * rng.standard_normal(60)
+    certificate = L0Regressor(2, upper=1.0).fit(X, y).certificate_
+    assert certificate.supports(Claim.COORDINATEWISE)
+    assert certificate.measures["n_nonzero"] == 2

@@ -243,7 +243,7 @@ def test_hubs_cost_their_pieces_and_the_value_is_that_of_the_signal():
     parent = np.append(rng.integers(n - 21, n - 1, n - 21), np.full(20, n - 1))
     parent = np.append(parent, -1)
     y, w, edges, cost = rng.standard_normal(n), np.ones(n), np.ones(n), np.full(n, 0.5)
-    value, on, n_pieces, _ = tree_l0(y, w, parent, edges, cost, False)
+    value, on, n_pieces, *_ = tree_l0(y, w, parent, edges, cost, False)
     assert n_pieces <= 2 * n
     x = solve_forest(y, w, parent, edges, on)
     assert forest_objective(x, y, w, parent, edges, cost) == pytest.approx(value, rel=1e-12)

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.nn import HardThresholding, make_balls, prunable, schedules
-from ellzero.nn.budgets import allocate, budget_of, size_of, with_budget
+from ellzero.nn.budgets import allocate
 from ellzero.nn.units import scores as unit_scores
 from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern, SliceL0Ball
 from tests.ranks import run_ranks
@@ -465,14 +465,19 @@ def test_the_schedule_lowers_the_budget_of_every_set(constraint, size, count):
         schedule=schedule,
         every=1,
     )
-    final = budget_of(constraint)
+    final = constraint.budget
     for step in range(10):
         assert int(count(model.weight.detach())) == schedule.budget(step, final, size)
         model(torch.randn(4, 8)).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert size_of(constraint, {"weight": model.weight}) == size
-    assert budget_of(with_budget(constraint, final + 1)) == final + 1
+    assert constraint.n_units({"weight": model.weight}) == size
+    larger = constraint.with_budget(final + 1)
+    assert (type(larger), larger.budget) == (type(constraint), final + 1)
+    assert larger.max_nonzero({"weight": model.weight}) > constraint.max_nonzero(
+        {"weight": model.weight}
+    )
+    assert constraint.with_budget(final) is constraint
     assert optimizer.n_nonzero <= optimizer.budget
 
 

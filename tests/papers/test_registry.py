@@ -19,8 +19,8 @@ def test_unknown_name_is_answered_with_the_nearest():
         find_experiment("ith-iris")
     assert str(caught.value) == (
         "Unknown experiment 'ith-iris'. Did you mean 'iht-iris'?\n"
-        "hint: Known experiments: iht-iris, ht-escape, sparse-smooth, adagrad, backprop, "
-        "convex-geometry."
+        "hint: Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, "
+        "backprop, convex-geometry."
     )
 
 

@@ -10,8 +10,8 @@ from scipy.optimize import nnls
 Floats = NDArray[np.float64]
 
 
-def patterns(A: Floats, seed: int = 0) -> NDArray[np.bool_]:
-    """Return every activation pattern of a matrix in general position with full-dimensional cell."""
+def patterns(A: Floats) -> NDArray[np.bool_]:
+    """Return every activation pattern, with a cell of full dimension, in general position."""
     n, d = A.shape
     if d == 1:
         return np.unique(np.array([A[:, 0] > 0, A[:, 0] < 0]), axis=0)

@@ -40,8 +40,8 @@ def test_gap_is_zero_in_the_plane(seed, share):
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("d", [2, 3])
 def test_training_reaches_the_program_over_every_pattern(name, intercept, d):
-    for seed in range(3):
-        posed = problem(seed, 9, d, name, share=0.05, intercept=intercept)
+    for seed in range(2):
+        posed = problem(seed, 8, d, name, share=0.05, intercept=intercept)
         found = train(posed, np.random.default_rng(0))
         optimum = program(
             posed.A, posed.y, posed.penalty, logistic=name == "logistic", intercept=intercept
@@ -51,7 +51,8 @@ def test_training_reaches_the_program_over_every_pattern(name, intercept, d):
         certificate, evidence = certify(network, posed.A, posed.y, posed.loss, posed.penalty)
         assert certificate.lower_bound <= optimum * (1 + 1e-7)
         if d == 2:
-            assert certificate.gap < 1e-6
+            # Exponential cones leave fewer digits.
+            assert certificate.gap < (1e-5 if name == "logistic" else 1e-8)
         again, _ = lower_bound(posed.A, posed.y, posed.loss, posed.penalty, evidence)
         assert again == pytest.approx(certificate.lower_bound, rel=1e-9)
 
@@ -147,7 +148,7 @@ def test_bound_scales_with_targets_and_rows():
         ({"X": np.zeros(4)}, DataError, "X must have two dimensions, got 1."),
         ({"y": np.zeros(3)}, DataError, "y must have the shape (4,), got (3,)."),
         ({"y": np.full(4, np.inf)}, DataError, "y contains NaN or infinite values."),
-        ({"penalty": 0.0}, InvalidParameterError, "`penalty` must be positive, got 0.0."),
+        ({"penalty": 0.0}, InvalidParameterError, "`penalty` must be positive, got 0."),
         ({"loss": "hinge"}, InvalidParameterError, "`loss` must be one of"),
         ({"method": "sdp"}, InvalidParameterError, "`method` must be one of"),
         ({"loss": "logistic"}, DataError, "The logistic loss needs two classes, got 1."),

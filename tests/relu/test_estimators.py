@@ -13,7 +13,10 @@ from ellzero.relu import ConvexReLUClassifier, ConvexReLURegressor
 
 
 @parametrize_with_checks(
-    [ConvexReLURegressor(certify=False, max_iter=8), ConvexReLUClassifier(certify=False, max_iter=8)]
+    [
+        ConvexReLURegressor(certify=False, max_iter=8),
+        ConvexReLUClassifier(certify=False, max_iter=8),
+    ]
 )
 def test_conventions(estimator, check):
     check(estimator)
@@ -72,7 +75,7 @@ def test_most_neurons_are_respected():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"penalty": -1.0}, "`penalty` must be positive, got -1.0."),
+        ({"penalty": -1.0}, "`penalty` must be positive, got -1."),
         ({"max_neurons": 0}, "`max_neurons`"),
         ({"max_iter": 0}, "`max_iter`"),
         ({"tol": -1.0}, "`tol`"),

@@ -94,3 +94,48 @@ def random_cost(rng, n, *, negative=True):
     if rng.random() < 0.2:
         cost[rng.integers(n)] = np.inf
     return cost
+
+
+class Rules(NamedTuple):
+    """Rules on the support, as `Chain` takes them."""
+
+    kinds: np.ndarray
+    bump: float
+    most_bumps: int | None
+    length: int
+    distance: int
+
+
+def random_rules(rng, n):
+    kinds = np.ones(n, dtype=np.int8)
+    if rng.random() < 0.3:
+        kinds = rng.choice([-1, 0, 1, 1, 1, 1, 1], n).astype(np.int8)
+    return Rules(
+        kinds,
+        float(rng.choice([0.0, 0.3, 1.0])),
+        int(rng.integers(0, 4)) if rng.random() < 0.5 else None,
+        int(rng.integers(1, 5)) if rng.random() < 0.7 else 1,
+        int(rng.integers(1, 5)) if rng.random() < 0.7 else 1,
+    )
+
+
+def runs_of(support):
+    """Return the lengths of the runs of a support, and of the zeros between them."""
+    words = "".join("1" if s else "0" for s in support)
+    return [len(r) for r in words.split("0") if r], [
+        len(z) for z in words.strip("0").split("1") if z
+    ]
+
+
+def keeps_to(rules, n):
+    """Return which supports keep to rules without limits, and their nodes and runs."""
+    on = masks(n)
+    good = np.array(
+        [
+            min(lengths, default=rules.length) >= rules.length
+            and min(gaps, default=rules.distance) >= rules.distance
+            for lengths, gaps in map(runs_of, on)
+        ]
+    )
+    good &= ~(on & (rules.kinds < 0)).any(axis=1) & ~(~on & (rules.kinds == 0)).any(axis=1)
+    return good, (on & (rules.kinds == 1)).sum(axis=1), costs_of(np.zeros(n), 1.0).astype(int)

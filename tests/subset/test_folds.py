@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse
 
 from ellzero.errors import InvalidParameterError
+from ellzero.subset.folds import whole_gram
 from ellzero.subset.gram import fold_grams, gram_of
 from ellzero.subset.search import search
 
@@ -98,3 +99,36 @@ def test_sets_without_weight():
     with pytest.raises(InvalidParameterError) as error:
         fold_grams(X, y, FOLDS["thirds"], sample_weight=np.r_[np.zeros(15), np.ones(30)])
     assert error.value.message == "Every training and test set must have a positive weight."
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("make", [np.asarray, scipy.sparse.csr_array])
+def test_all_samples_from_the_products_of_the_folds(make, dtype):
+    X, y, weight = table()
+    X = X.astype(dtype)
+    made = fold_grams(make(X), y, FOLDS["uneven"], sample_weight=weight)
+    whole = whole_gram(made)
+    alone = gram_of(X.astype(np.float64), y, sample_weight=weight)
+    every = np.arange(12)
+    # Products of columns that are kept, and of others straight from the table.
+    np.testing.assert_allclose(whole.block(every[2:5]), alone.matrix[2:5, 2:5], atol=1e-5)
+    assert not whole.ready.any()
+    tolerance = 1e-11 if dtype is np.float64 or make is np.asarray else 1e-4
+    np.testing.assert_allclose(whole.columns(every), alone.matrix, atol=tolerance)
+    assert whole.ready.all()
+    np.testing.assert_allclose(whole.block(every[3:7]), alone.matrix[3:7, 3:7], atol=tolerance)
+
+
+def test_a_search_takes_what_other_folds_have_computed():
+    generator = np.random.default_rng(1)
+    X = generator.standard_normal((60, 300))
+    y = X[:, :3].sum(axis=1) + generator.standard_normal(60)
+    made = fold_grams(X, y, [np.arange(0, 30), np.arange(30, 60)])
+    search(whole_gram(made), [3])
+    kept = int(made[0].train.ready.sum())
+    assert kept < 300
+    path = search(made[0].train, [2])
+    # The strong features were there; nothing was computed for them.
+    assert path.measures["n_columns"] < 32
+    alone = search(gram_of(X[30:], y[30:]), [2])
+    assert path[2].support.tolist() == alone[2].support.tolist()

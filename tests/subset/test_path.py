@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import orthogonal_mp
 
 from ellzero.subset.columns import ScaledColumns
 from ellzero.subset.gram import gram_of
-from ellzero.subset.path import Frontier, sweep
+from ellzero.subset.path import Frontier, pursue, sweep
+from ellzero.subset.search import search
 from ellzero.subset.stopping import Stopper
 from ellzero.subset.walker import Walker
 
@@ -62,3 +64,38 @@ def test_moving_many_times_does_not_drift():
     fresh.move_to(members)
     np.testing.assert_allclose(walker.explained, fresh.explained, rtol=1e-12)
     np.testing.assert_allclose(walker.state[5], fresh.state[5], atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_size_of_a_path_loses_to_matching_pursuit(seed):
+    generator = np.random.default_rng(seed)
+    X = generator.standard_normal((80, 400))
+    y = X[:, :5].sum(axis=1) + generator.standard_normal(80)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    y = y - y.mean()
+    path = search(gram_of(X, y), range(1, 21))
+    for subset in path.subsets:
+        k = subset.n_nonzero
+        coef = orthogonal_mp(X, y, n_nonzero_coefs=k)
+        loss = 0.5 * np.mean((y - X @ coef) ** 2)
+        assert subset.value <= loss * (1 + 1e-9)
+
+
+def test_pursuit_offers_what_correlates_most():
+    generator = np.random.default_rng(2)
+    X = generator.standard_normal((50, 300))
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    y = X[:, :4].sum(axis=1) + 2 * generator.standard_normal(50)
+    gram = gram_of(X, y)
+    columns = ScaledColumns(gram, np.zeros(300), np.ones(300, bool), 20)
+    walker = Walker(columns, 6, np.zeros(0, np.int64))
+    frontier = Frontier(0, 6)
+    frontier.offer(walker.members, walker.explained)
+    first = []
+    while walker.follow():
+        first.append(set(columns.order[walker.members].tolist()))
+    for k, chosen in enumerate(first, 1):
+        coef = orthogonal_mp(X, y - y.mean(), n_nonzero_coefs=k)
+        assert chosen == set(np.flatnonzero(coef).tolist())
+    pursue(frontier, walker, Stopper(None, None))
+    assert np.all(np.diff(frontier.explained) > 0)

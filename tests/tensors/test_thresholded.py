@@ -17,6 +17,12 @@ def make(seed=0, ties=False):
     return latents, [torch.zeros(shape) for shape in SHAPES]
 
 
+def compile_kernels():
+    """Compile before a test puts something else in the place of what a kernel calls."""
+    latents, shown = make()
+    Table(latents, shown, 3.0).choose(slice(0, 3), 9, [0] * 3, [(0.0, 9.0)] * 3)
+
+
 def best(latents, count, held):
     """Return masks of the `count` largest magnitudes, incumbents first, by a full sort."""
     sizes = torch.cat([t.abs().reshape(-1) for t in latents]).double().numpy()
@@ -175,21 +181,55 @@ def test_nothing_changes_when_a_table_cannot_choose(reason):
 
 
 def test_a_good_guess_takes_one_pass(monkeypatch):
-    passes = []
-    survey = kernels.survey
+    compile_kernels()
+    calls = []
 
-    def counted(*arguments):
-        passes.append(1)
-        return survey(*arguments)
+    def count(name):
+        run = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *a: calls.append(name) or run(*a))
 
-    monkeypatch.setattr(kernels, "survey", counted)
+    for name in ("choose_near", "survey", "renew_all"):
+        count(name)
     latents, shown = make()
     table = Table(latents, shown, 3.0)
     for row in table.rows:
         row.place(None, torch.zeros(row.latent.shape, dtype=torch.bool), 0.5)
-    level = table.choose(slice(0, 3), 300, [0, 0, 0]).levels[0]
-    assert len(passes) == 1
-    table.choose(slice(0, 3), 300, [0, 0, 0], [(0.99 * level, 1.01 * level)] * 3)
-    assert len(passes) == 2
-    table.choose(slice(0, 3), 300, [0, 0, 0], [(1.01 * level, 1.02 * level)] * 3)
-    assert len(passes) == 4
+
+    def choose(least, *near):
+        calls.clear()
+        table.choose(slice(0, 3), 300, least, near or None)
+        return calls
+
+    assert choose([0, 0, 0]) == ["survey", "renew_all"]
+    level = float(table.rows[0]._level[0])
+    good, bad = (0.99 * level, 1.01 * level), (1.01 * level, 1.02 * level)
+    # One kernel has a pass and writes what it finds.
+    assert choose([0, 0, 0], *[good] * 3) == ["choose_near"]
+    assert choose([0, 0, 0], *[bad] * 3) == ["choose_near", "survey", "renew_all"]
+    # The guess is used again where a tensor needs more than its share.
+    few = min(row.index.numel() for row in table.rows)
+    least = [few + 1 if row.index.numel() == few else 0 for row in table.rows]
+    assert choose(least, *[good] * 3)[:2] == ["choose_near", "survey"]
+
+
+@pytest.mark.parametrize("power", [3.0, None])
+def test_one_kernel_chooses_and_shows_what_the_single_ones_do(power):
+    latents, shown = make()
+    latents[2].view(-1)[:40] = 1.25  # equal magnitudes at the threshold, incumbents among them
+    sizes = torch.cat([t.abs().view(-1) for t in latents])
+    count = int((sizes > 1.25).sum()) + 17
+    held = [torch.zeros(t.shape, dtype=torch.bool) for t in latents]
+    held[2].view(-1)[20:30] = True
+    masks = best(latents, count, held)
+    table = Table(latents, shown, power)
+    for row, mask in zip(table.rows, held, strict=True):
+        row.place(mask.view(-1).nonzero().view(-1).int(), None, 0.5)
+        row.shown.masked_fill_(mask, 9.0)
+    least = [0] * len(latents)
+    chosen = table.choose(slice(0, len(latents)), count, least, [(1.2, 1.3)] * len(latents))
+    assert chosen.levels == [1.25] * len(latents)
+    for i, mask in enumerate(masks):
+        assert torch.equal(thresholded.mark(chosen.supports[i], latents[i]), mask)
+        expected = torch.empty_like(latents[i])
+        thresholded.show(latents[i], mask, None, 1.25, power, expected)
+        assert torch.equal(shown[i], expected)

@@ -108,6 +108,39 @@ def test_layers_get_flat_samples(archive, monkeypatch):
     assert experiment.settings.ridge == 0.0
 
 
+def test_where_a_polish_is_cheap_it_is_the_default(archive, monkeypatch):
+    monkeypatch.setattr(large, "LARGE_WORK", 1)
+
+    def polished(**changes):
+        return build_experiment(TrainSettings(archive, **changes)).settings.polish
+
+    n_all = 25 * 4 + 4 + 4 * 2 + 2
+    monkeypatch.setattr(large, "POLISH_WORK", 150 * n_all)
+    assert polished(hidden=(4,)) is True
+    assert polished(hidden=(4,), polish=False) is False
+    # What a pass over the network of a user costs is not known.
+    assert polished(model="net.py:build") is False
+    monkeypatch.setattr(large, "POLISH_WORK", 150 * n_all - 1)
+    assert polished(hidden=(4,)) is False
+    assert polished(hidden=(4,), polish=True) is True
+
+
+def test_the_dense_reference_is_polished_as_well(archive, monkeypatch):
+    monkeypatch.setattr(large, "LARGE_WORK", 1)
+    budgets = []
+    polish = large.polish_large
+
+    def counted(experiment, model, budget, stop):
+        budgets.append(budget)
+        polish(experiment, model, budget, stop)
+
+    monkeypatch.setattr(large, "polish_large", counted)
+    run = train(TrainSettings(archive, hidden=(4,), n_nonzero=(20,), ridge=0.01, epochs=2))
+    assert budgets == [108, 20]
+    assert run.chosen.row["claim"] == "stationary"
+    assert run.dense["value"] < run.chosen.row["value"]
+
+
 def test_the_start_is_seeded(archive):
     def weights(seed):
         settings = TrainSettings(archive, model="net.py:build", seed=seed)

@@ -13,8 +13,10 @@ from ellzero.certificates.existence import why_no_bound
 from ellzero.certificates.flat import ROUNDING, FlatObjective, check_point, moduli
 from ellzero.certificates.minimize import DENSE_ENTRIES, dense_minimizer
 from ellzero.certificates.proof import check_proof
+from ellzero.certificates.relaxation import to_array
 from ellzero.certificates.stability import TIE, ht_stability
 from ellzero.certificates.swaps import SOLVE_LIMIT, check_swaps
+from ellzero.certificates.tree import SquaresProblem, check_tree
 from ellzero.core.problem import (
     AbstractConvexObjective,
     AbstractLinearObjective,
@@ -24,8 +26,9 @@ from ellzero.core.problem import (
     AbstractTwiceDifferentiable,
     Problem,
 )
-from ellzero.core.result import Certificate, Check, Claim, Measure, Proof
+from ellzero.core.result import Certificate, Check, Claim, Measure, Proof, TreeProof
 from ellzero.errors import InvalidParameterError
+from ellzero.objectives import LeastSquares
 from ellzero.sets import L0Ball
 from ellzero.smoothness import restricted_smoothness
 from ellzero.tensors import named, supports
@@ -34,6 +37,8 @@ from ellzero.validation import check_choice, check_real
 
 # Relative gap beyond which a lower bound says nothing.
 VACUOUS_GAP = 0.5
+# Entries up to which the matrix of a tree of boxes is formed.
+TREE_ENTRIES = 6000
 
 
 @dataclass(slots=True)
@@ -119,7 +124,7 @@ def verify(
     params: Params,
     *,
     tol: float = 1e-6,
-    proof: Proof | None = None,
+    proof: Proof | TreeProof | None = None,
     dense: Params | None = None,
     step_size: float | None = None,
     swaps: str = "auto",
@@ -135,7 +140,7 @@ def verify(
         The point (not a batch).
     tol : float, default=1e-6
         Accuracy: moves are relative to the largest entry of the point, values to the value.
-    proof : Proof or None, default=None
+    proof : Proof, TreeProof or None, default=None
         Boxes of supports whose bounds prove optimality; recomputed and refused when wrong.
     dense : mapping of str to Tensor or None, default=None
         Minimizer without the constraint, to compare with; None means that it is computed for
@@ -472,7 +477,9 @@ def _dense_gap(case: _Case, found: _Findings, dense: Params | None, given: bool)
     }
 
 
-def _gap(case: _Case, found: _Findings, dense: Params | None, proof: Proof | None) -> float | None:
+def _gap(
+    case: _Case, found: _Findings, dense: Params | None, proof: Proof | TreeProof | None
+) -> float | None:
     """Check lower bounds; return the best."""
     problem = case.problem
     objective = problem.objective
@@ -486,6 +493,8 @@ def _gap(case: _Case, found: _Findings, dense: Params | None, proof: Proof | Non
     if dense is not None:
         candidates["at the dense minimizer"] = dense
     best = lower_bound(objective, sparse, candidates, target=case.value - case.slack)
+    if isinstance(proof, TreeProof):
+        best, proof = _by_tree(case, found, proof, best), None
     if best is None:
         found.assumptions.append(why_no_bound(case.flat, (case.theta != 0) | ~case.counted))
         if proof is not None:
@@ -514,6 +523,49 @@ def _proven(case: _Case, found: _Findings, proof: Proof | None, best: LowerBound
         found.assumptions.append(f"The proof is refused. {checked.reason}")
     if checked.lower_bound > best.value:
         return LowerBound(checked.lower_bound, "proof over boxes of supports", best.point)
+    return best
+
+
+def _by_tree(
+    case: _Case, found: _Findings, proof: TreeProof, best: LowerBound | None
+) -> LowerBound | None:
+    """Check a tree of boxes; return the better of its bound and the one at hand."""
+    ball, objective, n = case.ball, case.problem.objective, case.flat.size
+    found.measures["proof_boxes"] = len(proof)
+    squares = isinstance(objective, LeastSquares)
+    least = 0.0 if squares else None if best is None else best.value
+    reason = None
+    if ball is None or not isinstance(objective, AbstractQuadraticObjective):
+        reason = "It is for another problem than a quadratic objective under an `L0Ball`."
+    elif n > TREE_ENTRIES:
+        reason = f"Its matrix would have more than {TREE_ENTRIES} rows."
+    elif least is None:
+        reason = "Nothing bounds the objective from below."
+    else:
+        zero = torch.zeros_like(case.theta).unsqueeze(0)
+        value, grad = case.flat.value_and_grad(zero)
+        index = torch.arange(n, device=zero.device).unsqueeze(0)
+        free = (~case.counted).nonzero().flatten()
+        matrix = to_array(case.flat.hessian_on(zero, index)[0])
+        # Twice the distance of the objective to what bounds it.
+        problem = SquaresProblem(
+            matrix,
+            -to_array(grad[0]),
+            2 * (named.to_float(value[0]) - least),
+            ball.n_nonzero + free.shape[0],
+            always=tuple(named.to_list(free)),
+            useless=tuple(map(int, (matrix.diagonal() <= 0).nonzero()[0])),
+            least=0.0,
+        )
+        checked = check_tree(problem, proof)
+        reason = checked.reason
+        bound = least + checked.lower_bound / 2
+        if reason is None and (best is None or bound > best.value):
+            best = LowerBound(bound, "proof over boxes of supports", case.theta)
+    wrong = float(reason is not None)
+    found.check("boxes of the proof that make no sense", wrong, 0.0, Claim.OPTIMAL)
+    if reason is not None:
+        found.assumptions.append(f"The proof is refused. {reason}")
     return best
 
 

@@ -14,15 +14,23 @@ from ellzero.cli.console import (
     print_json,
     say,
 )
+from ellzero.cli.images import read_image, summarize
 from ellzero.cli.options import Force, Json
 from ellzero.errors import InvalidParameterError
 
+# Word for the series that comes with the package.
+SYNTHETIC = "synthetic"
 # Bumps that the report lists.
 MOST_BUMPS = 50
 
 
 def denoise(
-    data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file with a series.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="CSV, TSV or Parquet file with a series, or an image; or bumps planted in noise."
+        ),
+    ] = SYNTHETIC,
     column: Annotated[
         str | None, typer.Option(help="Column of the series; not needed where there is one.")
     ] = None,
@@ -33,9 +41,21 @@ def denoise(
         int | None, typer.Option(help="Most nonzeros; without it and `--penalty`, EBIC chooses.")
     ] = None,
     penalty: Annotated[float | None, typer.Option(help="Cost of every nonzero.")] = None,
+    bump_penalty: Annotated[
+        float, typer.Option(help="Cost of every bump, a run of samples that are on.")
+    ] = 0.0,
+    n_bumps: Annotated[int | None, typer.Option(help="Most bumps.")] = None,
+    min_length: Annotated[int, typer.Option(help="Fewest samples of a bump.")] = 1,
+    min_distance: Annotated[int, typer.Option(help="Fewest zeros between two bumps.")] = 1,
     nonnegative: Annotated[
         bool, typer.Option("--nonnegative", help="Keep the signal at zero or above.")
     ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="The file is an image; .npy files are without it.")
+    ] = False,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds after which the best so far is returned.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Folder of the result; default ellzero-out/NAME.")
     ] = None,
@@ -44,8 +64,9 @@ def denoise(
 ) -> None:
     """Estimate the sparse and smooth signal behind a series, exactly; missing values are filled.
 
-    The folder of the result gets result.csv with position, value, estimate and whether the signal
-    is on, and report.html with a picture.
+    Without a file it runs on a series that is made. The folder of the result gets result.csv with
+    position, value, estimate and whether the signal is on, and report.html with a picture. An
+    image, a .npy file or rows of numbers with `--grid`, gives estimate.npy, and a proven gap.
     """
     import json
     from pathlib import Path
@@ -58,35 +79,78 @@ def denoise(
     folder = out or str(Path("ellzero-out") / Path(data).stem)
     # The output is looked at before any work, and the data before the output is touched.
     check_output(folder, force=force)
-    name, values, messages = _read(Path(data), column)
+    grid = grid or data.lower().endswith(".npy")
+    if grid:
+        if column is not None:
+            raise InvalidParameterError("`--column` is for series, got an image.", "Leave it out.")
+        if n_nonzero is None and penalty is None:
+            raise InvalidParameterError(
+                "An image needs `--n-nonzero` or `--penalty`, got neither.", "Give one of them."
+            )
+        name = Path(data).stem
+        values, messages = read_image(Path(data))
+    elif data == SYNTHETIC and not Path(data).exists():
+        name, values, messages = _planted(column)
+    else:
+        name, values, messages = _read(Path(data), column)
     estimator = SparseSmooth(
-        smoothness, n_nonzero=n_nonzero, penalty=penalty, nonnegative=nonnegative
+        smoothness,
+        n_nonzero=n_nonzero,
+        penalty=penalty,
+        nonnegative=nonnegative,
+        graph="grid" if grid else "chain",
+        time_limit=time_limit,
+        bump_penalty=bump_penalty,
+        n_bumps=n_bumps,
+        min_length=min_length,
+        min_distance=min_distance,
     )
     with interruptible():
         if n_nonzero is None and penalty is None:
             estimator.select(values)
         else:
             estimator.fit(values)
-    columns = _columns(values, estimator)
-    summary = _summary(name, values, estimator, messages)
+    if grid:
+        summary = summarize(name, values, estimator, messages)
+    else:
+        summary = _summary(name, values, estimator, messages)
     summary["settings"] = {"data": data, "column": name, **_settings(estimator)}
     summary["command"] = command_line()
     with OutputFolder(folder, force=force) as output:
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(finite(summary), indent=2, allow_nan=False))
-        write_columns(output.folder / "result.csv", columns)
+        if grid:
+            output.write("estimate.npy", _bytes(estimator.signal_))
+        else:
+            write_columns(output.folder / "result.csv", _columns(values, estimator))
     if as_json:
         print_json(finite({**summary, "out": folder}))
     else:
         print_summary(summary)
         for line in messages:
             say(f"note: {line}")
-    say(f"Result: {Path(folder) / 'result.csv'}")
+    say(f"Result: {Path(folder) / ('estimate.npy' if grid else 'result.csv')}")
     say(f"Report: {Path(folder) / 'report.html'}")
     certificate = estimator.certificate_
     if certificate is None or not certificate.holds:
         say("The certificate of the signal does not hold.")
         raise typer.Exit(EXIT_CLAIM)
+
+
+def _planted(column: str | None) -> tuple[str, Any, list[str]]:
+    """Return the name and the values of the series that comes with the package."""
+    from ellzero.datasets import make_sparse_signal
+
+    if column not in (None, "value"):
+        raise InvalidParameterError(
+            f"The synthetic series has no column {column!r}.", "Its column is value."
+        )
+    y, _, support = make_sparse_signal()
+    return (
+        "value",
+        y,
+        [f"The series is synthetic: {support.size} samples in 10 bumps are planted."],
+    )
 
 
 def _read(path: Any, column: str | None) -> tuple[str, Any, list[str]]:
@@ -133,6 +197,17 @@ def _read(path: Any, column: str | None) -> tuple[str, Any, list[str]]:
     return column, np.where(found.missing, np.nan, found.values.astype(np.float64)), messages
 
 
+def _bytes(values: Any) -> bytes:
+    """Return an array as the content of a .npy file."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
 def _settings(estimator: Any) -> dict[str, Any]:
     """Return what was asked for; the chosen budget where none was."""
     settings = {
@@ -140,20 +215,35 @@ def _settings(estimator: Any) -> dict[str, Any]:
         "n_nonzero": estimator.n_nonzero,
         "penalty": estimator.penalty,
         "nonnegative": estimator.nonnegative,
+        "graph": estimator.graph,
     }
+    for rule, default in (
+        ("bump_penalty", 0.0), ("n_bumps", None), ("min_length", 1), ("min_distance", 1)
+    ):  # fmt: skip
+        if getattr(estimator, rule) != default:
+            settings[rule] = getattr(estimator, rule)
     if hasattr(estimator, "budget_"):
         settings["n_nonzero"] = f"{estimator.budget_}, chosen by EBIC"
     return settings
 
 
 def _columns(values: Any, estimator: Any) -> dict[str, list[Any]]:
-    signal = estimator.signal_
+    signal, on = estimator.signal_, _on(estimator)
     return {
         "position": list(range(len(values))),
         "value": _plain(values),
         "estimate": signal.tolist(),
-        "on": (signal != 0).tolist(),
+        "on": on.tolist(),
     }
+
+
+def _on(estimator: Any) -> Any:
+    """Return whether every sample is in the support."""
+    import numpy as np
+
+    on = np.zeros(estimator.signal_.size, dtype=np.bool_)
+    on[estimator.support_] = True
+    return on
 
 
 def _summary(name: str, values: Any, estimator: Any, messages: list[str]) -> dict[str, Any]:
@@ -184,7 +274,7 @@ def _summary(name: str, values: Any, estimator: Any, messages: list[str]) -> dic
         {
             "name": "support",
             "x": at[shown].tolist(),
-            "y": [0.0 if k else math.nan for k in (signal != 0)[shown].tolist()],
+            "y": [0.0 if k else math.nan for k in _on(estimator)[shown].tolist()],
         },
     ]
     note = "" if shown.size == n else f"{shown.size} of {n} samples are drawn."

@@ -101,13 +101,14 @@ def train(
         typer.Option("--average", help="Networks: the mean over the steps after --freeze."),
     ] = False,
     polish: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--polish/--no-polish",
             help="Large networks: go on to a stationary point of the loss on all training "
-            "samples, which takes hundreds of passes over them.",
+            "samples, which takes hundreds of passes over them; default: where that takes "
+            "seconds.",
         ),
-    ] = False,
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense/--no-dense", help="Large networks: train a dense one as well.")
     ] = True,
@@ -215,6 +216,12 @@ def train(
         print_summary(summary)
         for line in [*summary["data"]["messages"], *warned]:
             say(f"note: {line}")
+        if settings.polish is None and experiment.settings.polish:
+            say(
+                "note: After the training the network was taken to a stationary point of the loss "
+                "on all training samples, which is cheap for one of this size."
+            )
+            say("hint: Pass `--no-polish` to keep it as it was trained.")
         if _separable(summary):
             say(
                 "note: Without ridge the loss has no minimizer over all parameters (classes are "

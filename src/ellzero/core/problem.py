@@ -8,7 +8,7 @@ can do beyond value and gradient is said by which abstract class it extends.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,53 @@ class AbstractObjective(ABC):
     @abstractmethod
     def value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
         """Return the value and the gradient."""
+
+    def take(self, index: Tensor) -> AbstractObjective:
+        """Return the objective of some rows of a batch; itself where all rows share one.
+
+        Objectives that differ from row to row, such as losses of several teachers, override this:
+        the loop over a batch takes finished rows out of the points and of the objective alike.
+
+        Parameters
+        ----------
+        index : Tensor of bool, shape (size,), or of int64
+            The rows.
+
+        Returns
+        -------
+        AbstractObjective
+            The objective of these rows.
+        """
+        return self
+
+
+class AbstractSemiconcaveObjective(AbstractObjective):
+    r"""Objective below a quadratic everywhere, convex or not.
+
+    For the constant L of `upper_curvature` the function :math:`f - (L/2) \|\cdot\|^2` is concave,
+    so that every gradient gives an upper model: :math:`f(y) \le f(x) + \langle \nabla f(x),
+    y - x \rangle + (L/2) \|y - x\|^2`. This is all that the descent of a gradient step needs.
+    """
+
+    @abstractmethod
+    def upper_curvature(self) -> float:
+        """Return the constant L."""
+
+
+class AbstractCoarseObjective(AbstractObjective):
+    """Objective with a coarse gradient: what a straight-through estimator gives in its place.
+
+    The true gradient of a loss of binary activations vanishes on samples, or has a kink at its
+    minimum. The coarse gradient does not; on the unit sphere it is the gradient of a surrogate.
+    """
+
+    @abstractmethod
+    def coarse_value_and_grad(self, params: Params) -> tuple[Tensor, Params]:
+        """Return the surrogate that the coarse gradient descends, and the coarse gradient."""
+
+    @abstractmethod
+    def coarse_curvature(self) -> float:
+        """Return the number c of the surrogate c (1 - <w, w*>)."""
 
 
 class AbstractTwiceDifferentiable(AbstractObjective):
@@ -261,3 +308,17 @@ class Problem:
         """Return objective plus penalty."""
         value = self.objective.value(params)
         return value if self.penalty is None else value + self.penalty.value(params)
+
+    def take(self, index: Tensor) -> Problem:
+        """Return the problem of some rows of a batch; itself where all rows share one."""
+        objective = self.objective.take(index)
+        return self if objective is self.objective else replace(self, objective=objective)
+
+
+def upper_curvature(objective: AbstractObjective) -> float | None:
+    """Return L such that f - (L/2)||theta||^2 is concave; None when nothing is known."""
+    if isinstance(objective, AbstractSmoothObjective):
+        return objective.smoothness()
+    if isinstance(objective, AbstractSemiconcaveObjective):
+        return objective.upper_curvature()
+    return None

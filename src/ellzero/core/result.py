@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ellzero.errors import NonFiniteError, NotConvergedError
 from ellzero.tensors import named
 from ellzero.typing import Params
@@ -182,6 +185,72 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class TreeProof:
+    """A tree of boxes of supports, with what gives the lower bound of every box.
+
+    The tree is a list of steps. A step takes a box from an earlier step, bounds it at a base point
+    under a model of the curvature, and may decide features whose opposite its bound rules out;
+    what remains is enumerated, split on a feature, or handed on. Boxes that nothing follows are
+    the leaves. Everything is in units in which the curvature of every feature is one.
+
+    Parameters
+    ----------
+    features : ndarray of shape (p,), int64
+        The features to choose from, ascending; others are fixed at zero.
+    steps : ndarray of shape (E, 4), int32
+        For each step: the earlier step, -1 for the first; the side of its split that is taken (1
+        inside, -1 outside, 0 all of it); 1 where the rest is enumerated; the feature to split on,
+        -1 for none.
+    point_ends : ndarray of shape (E,), int64
+        Where the base point of every step ends in `places` and `values`.
+    places, values : ndarray
+        The base points: features and numbers.
+    decision_ends : ndarray of shape (E,), int64
+        Where the decisions of every step end in `decisions`.
+    decisions : ndarray, int32
+        Features decided, plus 1; negative for outside.
+    model_starts : ndarray of shape (M,), int64
+        First step of every model; features in its steps count from those that are free in the box
+        of that step (after those inside, where these are not projected out).
+    projected : ndarray of shape (M,), int8
+        Whether the features inside are projected out.
+    thresholds : ndarray of shape (M,)
+        By how much entries beside the diagonal are reduced.
+    weight_ends : ndarray of shape (M,), int64
+        Where the weights of every model end in `weights`.
+    weights : ndarray
+        Curvature that is taken out of the matrix, for every feature of a model; none where the
+        model gives no bound.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ellzero.subset.exact import prove
+    >>> from ellzero.subset.gram import gram_of
+    >>> proof = prove(gram_of(np.eye(4), np.array([4.0, 1.0, 3.0, 0.0])), 1, ridge=0.1).proof
+    >>> len(proof) > 0
+    True
+    """
+
+    features: NDArray[np.int64]
+    steps: NDArray[np.int32]
+    point_ends: NDArray[np.int64]
+    places: NDArray[np.int32]
+    values: NDArray[np.float64]
+    decision_ends: NDArray[np.int64]
+    decisions: NDArray[np.int32]
+    model_starts: NDArray[np.int64]
+    projected: NDArray[np.int8]
+    thresholds: NDArray[np.float64]
+    weight_ends: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return int(self.steps.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """Outcome of `solve`.
 
@@ -203,7 +272,7 @@ class Result:
         Wall time.
     solver : str
         The solver and its settings.
-    proof : Proof or None
+    proof : Proof, TreeProof or None
         Evidence of global optimality, when the solver made one.
     measures : mapping of str to number or str
         Numbers about the run: starts, hit rate, nodes, increases of the value.
@@ -217,7 +286,7 @@ class Result:
     trace: tuple[float, ...]
     seconds: float
     solver: str
-    proof: Proof | None = None
+    proof: Proof | TreeProof | None = None
     measures: Mapping[str, Measure] = field(default_factory=dict)
 
     @property

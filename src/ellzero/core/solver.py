@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ellzero.core.problem import Problem
-from ellzero.core.result import Proof, Status
+from ellzero.core.result import Proof, Status, TreeProof
 from ellzero.tensors import named
 from ellzero.tensors.named import Batch
 from ellzero.typing import Params
@@ -68,7 +68,7 @@ class AbstractSolver(ABC, Generic[S]):
     def terminate(self, problem: Problem, state: S) -> Tensor:
         """Return, for each row, 0 to go on or the `code` of a `Status`; shape (size,)."""
 
-    def proof(self, state: S) -> Proof | None:
+    def proof(self, state: S) -> Proof | TreeProof | None:
         """Return the evidence of optimality that the solver has gathered, if it gathers any."""
         return None
 
@@ -93,8 +93,10 @@ class Run:
         Value of every row at the start and after each step; finished rows keep their last value.
     seconds : float
         Wall time.
-    proof : Proof or None
+    proof : Proof, TreeProof or None
         Evidence of optimality, when the solver gathers it.
+    final : SolverState
+        The state in which each row stopped; its point may differ from the best one.
     """
 
     params: Batch
@@ -104,7 +106,8 @@ class Run:
     n_increases: Tensor
     values: list[Tensor]
     seconds: float
-    proof: Proof | None
+    proof: Proof | TreeProof | None
+    final: SolverState
 
     def status(self, row: int) -> Status:
         """Return why one row stopped."""
@@ -171,7 +174,7 @@ def iterate(
     n_increases = torch.zeros_like(codes)
     limit = Status.MAX_ITER
     iteration = 0
-    last = state
+    last = final = state
     try:
         while True:
             code = solver.terminate(problem, state)
@@ -180,10 +183,12 @@ def iterate(
             if named.any_true(code != 0):
                 codes[active[code != 0]] = code[code != 0]
                 keep = code == 0
+                final = state if active.numel() == size else named.put_rows(final, active, state)
                 active = active[keep]
                 if active.numel() == 0:
                     break
                 state = named.take_rows(state, keep)
+                problem = problem.take(keep)
             if callback is not None and callback(iteration, state):
                 limit = Status.INTERRUPTED
                 break
@@ -213,6 +218,8 @@ def iterate(
                 )
     except KeyboardInterrupt:
         limit = Status.INTERRUPTED
+    if active.numel() > 0:
+        final = state if active.numel() == size else named.put_rows(final, active, state)
     codes[codes == 0] = limit.code
     return Run(
         params=best_params,
@@ -223,4 +230,5 @@ def iterate(
         values=values,
         seconds=time.perf_counter() - began,
         proof=solver.proof(last),
+        final=final,
     )

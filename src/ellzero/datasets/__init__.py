@@ -6,8 +6,10 @@ from ellzero.datasets.files import BUNDLED, EXTENSIONS
 from ellzero.datasets.mnist import data_folder, load_mnist
 from ellzero.datasets.planted import (
     Planted,
+    PlantedSignal,
     make_sparse_classification,
     make_sparse_regression,
+    make_sparse_signal,
 )
 from ellzero.datasets.tables import (
     IrisReference,
@@ -27,6 +29,7 @@ __all__ = [
     "Arrays",
     "IrisReference",
     "Planted",
+    "PlantedSignal",
     "SourceColumn",
     "Split",
     "Table",
@@ -40,6 +43,7 @@ __all__ = [
     "make_arrays",
     "make_sparse_classification",
     "make_sparse_regression",
+    "make_sparse_signal",
     "split",
     "to_table",
     "write_columns",

@@ -9,13 +9,14 @@ from ellzero.estimators.crossvalidation import (
 )
 from ellzero.estimators.path import L0Path
 from ellzero.estimators.regression import L0Regressor
-from ellzero.estimators.robust import L0HuberRegressor
+from ellzero.estimators.robust import L0HuberRegressor, L0HuberRegressorCV
 from ellzero.estimators.selector import L0Selector
 
 __all__ = [
     "L0Classifier",
     "L0ClassifierCV",
     "L0HuberRegressor",
+    "L0HuberRegressorCV",
     "L0Path",
     "L0PoissonRegressor",
     "L0PoissonRegressorCV",

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator  # noqa: TID253
 from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
-from ellzero.core.result import Certificate, Result, Status
+from ellzero.core.result import Certificate, Result, Status, TreeProof
 from ellzero.errors import DataError, IncompatibleError, InvalidParameterError
 from ellzero.estimators import inputs
 from ellzero.estimators.certify import certify, verify_fully
@@ -30,6 +30,8 @@ from ellzero.validation import check_choice, check_integer, check_real
 # Columns and boxes up to which `solver="auto"` goes on to a proof: about the time of a search.
 PROOF_COLUMNS = 64
 PROOF_NODES = 100
+# Share of the sum of squares below which an objective is computed from the data again.
+EXACT_FIT = 1e-9
 EFFORTS = ("fast", "normal", "thorough")
 SOLVERS = ("auto", "search", "exact")
 
@@ -314,9 +316,9 @@ class AbstractL0Estimator(BaseEstimator):
     def _store(self, choice: Choice, began: float) -> None:
         """Set what was learned, once the selected model is proven as far as asked for."""
         certificates: list[Certificate] = []
+        proofs: list[ExactResult | None] = []
         if self.certify == "path":
             selected = choice.selected
-            proofs = []
             for i in range(len(choice.path)):
                 choice, exact, certificate = self._settle(replace(choice, selected=i))
                 assert certificate is not None
@@ -344,17 +346,19 @@ class AbstractL0Estimator(BaseEstimator):
             selected=choice.selected,
             unit="groups" if job.shape.grouped else "features",
             certificates=tuple(certificates),
+            proofs=tuple(None if e is None else e.proof for e in proofs),
             _dtype=dtype,
         )
         self.certificate_ = certificate
         self.lower_bound_ = None if self.certificate_ is None else self.certificate_.lower_bound
         self.gap_ = None if self.certificate_ is None else self.certificate_.gap
         if exact is not None and self.certificate_ is None:
-            self.lower_bound_, self.gap_ = exact.lower_bound, exact.gap
+            self.lower_bound_ = min(exact.lower_bound, choice.subset.value)
+            self.gap_ = exact.gap
         status = path.status
         if exact is not None and self.solver == "exact":
             status = exact.status
-        self.result_ = self._result(choice, status, began)
+        self.result_ = self._result(choice, status, began, exact)
         if not status.is_success:
             message = describe_stop(status, self)
             warnings.warn(message, ConvergenceWarning, stacklevel=3)
@@ -366,11 +370,18 @@ class AbstractL0Estimator(BaseEstimator):
         exact = prove_choice(choice, solver, self.max_iter, self.tol, self.time_limit)
         if exact is not None and exact.subset.value < choice.subset.value:
             choice = choice.with_subset(exact.subset)
+        choice = exact_fit(choice)
         coef = choice.subset.dense(int(choice.job.X.shape[1])).astype(choice.dtype)
         return choice, exact, self._certify(choice, coef, exact)
 
     def certify_model(
-        self, X: Any, y: Any, coef: Any, intercept: Any, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any,
+        coef: Any,
+        intercept: Any,
+        sample_weight: Any = None,
+        proof: TreeProof | None = None,
     ) -> tuple[Certificate, float]:
         """Return what is proven of given coefficients, and their objective.
 
@@ -386,6 +397,8 @@ class AbstractL0Estimator(BaseEstimator):
             Intercept.
         sample_weight : array of shape (n_samples,) or None, default=None
             Weight of every sample.
+        proof : TreeProof or None, default=None
+            Evidence of a lower bound, which is checked; None searches a bound as `fit` does.
 
         Returns
         -------
@@ -421,7 +434,10 @@ class AbstractL0Estimator(BaseEstimator):
         penalty = 0.5 * float((lam[support, None] * subset.coef**2).sum())
         subset = replace(subset, value=job.mean_loss(job.scores(subset)) + penalty)
         choice = Choice(job, Found(SubsetPath(budgets, (subset,)), ridge, gram), {}, 0)
-        exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        if proof is None or why_no_proof(job) is not None:
+            exact = prove_choice(choice, self.solver, self.max_iter, self.tol, self.time_limit)
+        else:
+            exact = ExactResult(subset, 0.0, Status.CONVERGED, len(proof), 0.0, 0.0, proof=proof)
         return certify(
             job, dense, subset, choice.budget, ridge, tol=self.tol, exact=exact
         ), subset.value
@@ -443,7 +459,9 @@ class AbstractL0Estimator(BaseEstimator):
         said = f"The full certificate cannot be had: {reason}."
         return replace(certificate, assumptions=(said, *certificate.assumptions))
 
-    def _result(self, choice: Choice, status: Status, began: float) -> Result:
+    def _result(
+        self, choice: Choice, status: Status, began: float, exact: ExactResult | None
+    ) -> Result:
         """Return the outcome as the rest of the library reports it."""
         import torch
 
@@ -459,6 +477,7 @@ class AbstractL0Estimator(BaseEstimator):
             trace=tuple(float(v) for v in self.path_.values),
             seconds=time.perf_counter() - began,
             solver=f"subset search, effort {self.effort!r}, solver {self.solver!r}",
+            proof=None if exact is None else exact.proof,
             measures=dict(choice.path.measures),
         )
 
@@ -556,6 +575,19 @@ def why_no_proof(job: Job) -> str | None:
     if job.shape.bounded:
         return "it does not treat bounds on coefficients"
     return None
+
+
+def exact_fit(choice: Choice) -> Choice:
+    """Return the same with its objective from the data, where inner products leave rounding."""
+    job, subset = choice.job, choice.subset
+    if job.loss != "squared" or choice.found.gram is None:
+        return choice
+    if subset.value > EXACT_FIT * float(choice.found.gram.energy.sum()) / (2 * job.n_samples):
+        return choice
+    ridge = np.broadcast_to(np.asarray(choice.found.ridge, dtype=np.float64), job.X.shape[1])
+    penalty = 0.5 * float((ridge[subset.support, None] * subset.coef**2).sum())
+    value = job.mean_loss(job.scores(subset)) + penalty
+    return choice.with_subset(replace(subset, value=value))
 
 
 def prove_choice(

@@ -6,12 +6,13 @@ costs about as much as a look at the data; `ellzero.verify` proves more and cost
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import linalg, special
 
+from ellzero.certificates.tree import SquaresProblem, check_tree
 from ellzero.core.problem import Problem
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.estimators import inputs
@@ -28,6 +29,8 @@ ROUNDING = 1e-13
 COLLINEAR = 1e-9
 # Largest curvature of each loss in its scores.
 CURVATURE = {"logistic": 0.25, "softmax": 0.5, "huber": 1.0}
+# Exchanges within bounds that are solved where their price proves nothing.
+SOLVES = 300
 # Share of the value below which a lower bound is called empty.
 VACUOUS = 0.01
 
@@ -177,7 +180,7 @@ def certify(
         value = subset.value
     bound = gap = None
     if exact is not None and found.claim() is not None:
-        bound, gap = exact.lower_bound, _gap_checks(value, exact, tol, found)
+        bound, gap = _gap_checks(job, value, budget, lam, exact, tol, found)
     found.assumptions.append("Everything is computed in float64, up to rounding.")
     return Certificate(
         found.claim(),
@@ -189,9 +192,35 @@ def certify(
     )
 
 
-def _gap_checks(value: float, exact: ExactResult, tol: float, found: _Findings) -> float:
-    """Compare with the lower bound of branch and bound; return the relative gap."""
+def _gap_checks(
+    job: Job,
+    value: float,
+    budget: int,
+    lam: Floats,
+    exact: ExactResult,
+    tol: float,
+    found: _Findings,
+) -> tuple[float, float]:
+    """Check the lower bound of branch and bound; return it and the relative gap."""
     bound = exact.lower_bound
+    if exact.proof is None:
+        found.assumptions.append(
+            "The lower bound is that of branch and bound, whose evidence outgrew its limit: it is "
+            "not rechecked."
+        )
+    else:
+        checked = check_tree(squares_problem(job, budget, lam), exact.proof)
+        found.measures["proof_boxes"] = len(exact.proof)
+        wrong = float(checked.reason is not None)
+        found.check("boxes of the proof that make no sense", wrong, 0.0, Claim.GAP)
+        if checked.reason is None:
+            bound = min(checked.lower_bound / (2 * job.n_samples), value)
+            found.assumptions.append(
+                "The lower bound is recomputed from the data and the evidence of branch and bound."
+            )
+        else:
+            bound = 0.0
+            found.assumptions.append(f"The proof is refused. {checked.reason}")
     distance = value - bound
     rounding = found.measures["rounding"]
     assert isinstance(rounding, float)
@@ -199,16 +228,46 @@ def _gap_checks(value: float, exact: ExactResult, tol: float, found: _Findings) 
     found.check("lower bound", bound, value + slack, Claim.GAP)
     found.check("distance to the lower bound", distance, slack, Claim.OPTIMAL)
     found.measures["n_nodes"] = exact.n_nodes
-    found.assumptions.append(
-        "The lower bound is that of branch and bound; it is not recomputed here."
-    )
     if distance > slack and bound <= VACUOUS * value:
         found.assumptions.append(
             "The lower bound says nothing here: it is less than 1 % of the value. More ridge, or "
             "fewer features to choose from, make it better."
         )
     # What the proof leaves below rounding is no gap.
-    return 0.0 if distance <= rounding else distance / max(abs(value), abs(bound))
+    return bound, 0.0 if distance <= rounding else distance / max(abs(value), abs(bound))
+
+
+def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
+    """Return the sums of squares and products that least squares of one target minimizes."""
+    n, p = job.X.shape
+    weight = np.ones(n) if job.weight is None else job.weight
+    total = float(weight.sum())
+    mean, squares = column_moments(job.X, weight, center=job.fit_intercept)
+    target = np.asarray(job.y, dtype=np.float64)[:, 0]
+    if job.fit_intercept:
+        target = target - np.average(target, weights=weight)
+    if hasattr(job.X, "tocsc"):
+        scaled = job.X.multiply(weight[:, None]).tocsc()
+        matrix = np.asarray((job.X.T @ scaled).todense()) - total * np.outer(mean, mean)
+    else:
+        matrix = np.zeros((p, p))
+        step = max(1, CHUNK // max(p, 1))
+        for i in range(0, n, step):
+            rows = inputs.to_numpy(job.X[i : i + step]).astype(np.float64) - mean
+            matrix += rows.T @ (weight[i : i + step, None] * rows)
+    linear = transpose_product(job.X, (weight * target)[:, None], mean)[:, 0]
+    dead = np.flatnonzero(squares <= 1e-12 * (squares + total * mean**2))
+    matrix[np.diag_indices(p)] += total * lam
+    return SquaresProblem(
+        matrix,
+        linear,
+        float(weight @ target**2),
+        budget,
+        always=tuple(job.shape.always.tolist()),
+        forbidden=tuple(job.shape.forbidden.tolist()),
+        useless=tuple(dead.tolist()),
+        least=0.0,
+    )
 
 
 def _look(job: Job, subset: Subset, lam: Floats) -> tuple[_Squares, Floats]:
@@ -259,12 +318,15 @@ def _squares_checks(
             decrease += float(part @ inner @ part) / (2 * total)
     found.check("value above the minimum on the same support", decrease, slack, Claim.STATIONARY)
     if job.shape.grouped or job.shape.bounded:
-        why = "groups" if job.shape.grouped else "bounds on coefficients"
-        found.assumptions.append(
-            f"Exchanges are not checked: they have no closed form with {why}."
-        )
         _stability(job, subset, budget, slope / total, squares / total, lam, found)
+    if job.shape.grouped:
+        found.assumptions.append(
+            "Exchanges are not checked: they have no closed form with groups."
+        )
         return value
+    # Where a bound holds a coefficient back, its slope is a multiplier: without it, and without
+    # the bounds, the function is nowhere larger, has the same value here, and is minimal here on
+    # the support. So prices are exact without bounds, and lower bounds with them.
     diagonal = squares + penalty
     alive = squares > 1e-14 * (squares + total * look.mean**2)
     out = np.ones(job.X.shape[1], dtype=bool)
@@ -275,20 +337,83 @@ def _squares_checks(
     left = diagonal - np.einsum("jk,jk->j", reach, cross)
     if S.size < budget:
         usable = out & (left > COLLINEAR * diagonal)
-        gains = np.where(usable, (slope**2).sum(1) / np.where(usable, left, 1.0), 0.0)
+        gains = _gains(job, slope, left, usable)
         best, n_checked = float(gains.max(initial=0.0)), int(out.sum())
         name = "decrease by the best further feature"
     else:
-        best, n_checked = _best_exchange(
+        prices, n_checked = _exchange_prices(
             job, subset, slope, reach, left, np.diag(inverse), out, diagonal
         )
+        best = float(prices.max(initial=-np.inf))
+        if job.shape.bounded and m == 1 and best > 2 * total * slack:
+            refits = _Refits(job, subset, normal, cross, slope[:, 0], diagonal)
+            best, found.measures["swaps_solved"] = refits.best(prices, 2 * total * slack)
+        best = max(best, 0.0)
         name = "decrease by the best exchange of one feature"
     found.measures["swaps_checked"] = n_checked
-    found.check(name, best / (2 * total), slack, Claim.COORDINATEWISE)
+    # No sum of squares falls below zero, whatever rounding says of an exact fit.
+    found.check(name, min(best / (2 * total), value), slack, Claim.COORDINATEWISE)
     return value
 
 
-def _best_exchange(
+@dataclass(frozen=True, slots=True)
+class _Refits:
+    """Exact minima within bounds after an exchange, from inner products."""
+
+    job: Job
+    subset: Subset
+    normal: Floats
+    cross: Floats
+    slope: Floats
+    diagonal: Floats
+
+    def best(self, prices: Floats, enough: float) -> tuple[float, int]:
+        """Return the largest decrease of twice the objective, and how many were solved.
+
+        `prices` are upper bounds on the decreases, (k, n_columns); those up to `enough` need no
+        solution. Beyond `SOLVES` the bounds stand for what is left.
+        """
+        rows, columns = np.nonzero(prices > enough)
+        order = np.argsort(-prices[rows, columns], kind="stable")
+        rows, columns = rows[order], columns[order]
+        found = [self._solve(int(i), int(j)) for i, j in zip(rows[:SOLVES], columns, strict=False)]
+        rest = prices[rows[SOLVES:], columns[SOLVES:]]
+        largest = float(prices[prices <= enough].max(initial=-np.inf))
+        return max([largest, *found, *rest.tolist()]), len(found)
+
+    def _solve(self, row: int, column: int) -> float:
+        from scipy import optimize
+
+        stays = np.delete(np.arange(self.subset.support.size), row)
+        beta = self.subset.coef[:, 0]
+        matrix = np.block(
+            [
+                [self.normal[np.ix_(stays, stays)], self.cross[column, stays][:, None]],
+                [self.cross[column, stays][None], self.diagonal[column]],
+            ]
+        )
+        # The gradient of the function at zero, without the sign.
+        linear = self.cross @ beta + self.slope
+        S = self.subset.support
+        chosen = np.append(S[stays], column)
+        target = linear[chosen]
+        scale = np.sqrt(matrix.diagonal())
+        factor = linalg.cholesky(matrix / scale / scale[:, None])
+        right = linalg.solve_triangular(factor, target / scale, trans=1)
+        low = np.full(chosen.size, -np.inf)
+        high = -low
+        if self.job.shape.lower is not None:
+            low = self.job.shape.lower[chosen] * scale
+        if self.job.shape.upper is not None:
+            high = self.job.shape.upper[chosen] * scale
+        minimize: Any = optimize.lsq_linear
+        solved = minimize(factor, right, (low, np.maximum(high, low + 1e-300)), method="bvls")
+        after = 2 * float(solved.cost) - float(right @ right)
+        before = float(beta @ self.normal @ beta - 2 * linear[S] @ beta)
+        return before - after
+
+
+def _exchange_prices(
     job: Job,
     subset: Subset,
     slope: Floats,
@@ -297,9 +422,15 @@ def _best_exchange(
     leverage: Floats,
     out: Any,
     diagonal: Floats,
-) -> tuple[float, int]:
-    """Return the largest decrease of the sum of squares by one exchange, and their number."""
-    best, count = 0.0, 0
+) -> tuple[Floats, int]:
+    """Return decreases of the sum of squares by exchanges, and their number.
+
+    Those of every pair, (k, n_columns), within bounds; else the largest of every feature that may
+    leave, (k, 1).
+    """
+    count = 0
+    width = out.size if job.shape.bounded else 1
+    prices = np.full((subset.support.size, width), -np.inf)
     for i, feature in enumerate(subset.support):
         if feature in job.shape.always:
             continue
@@ -308,10 +439,23 @@ def _best_exchange(
         room = left + reach[:, i] ** 2 / leverage[i]
         usable = out & (room > COLLINEAR * diagonal)
         top = slope + np.outer(reach[:, i], subset.coef[i] / leverage[i])
-        gain = np.where(usable, (top**2).sum(1) / np.where(usable, room, 1.0), 0.0)
+        gain = _gains(job, top, room, usable)
         cost = float((subset.coef[i] ** 2).sum() / leverage[i])
-        best = max(best, float(gain.max(initial=0.0)) - cost)
-    return best, count
+        decrease = np.where(usable, gain - cost, -np.inf)
+        prices[i] = decrease if job.shape.bounded else decrease.max(initial=-np.inf)
+    return prices, count
+
+
+def _gains(job: Job, slope: Floats, room: Floats, usable: Any) -> Floats:
+    """Return by how much each entering column lowers the sum of squares, its bounds kept."""
+    room = np.where(usable, room, 1.0)
+    step = slope / room[:, None]
+    if job.shape.lower is not None:
+        step = np.maximum(step, job.shape.lower[:, None])
+    if job.shape.upper is not None:
+        step = np.minimum(step, job.shape.upper[:, None])
+    gain = (step * (2 * slope - room[:, None] * step)).sum(axis=1)
+    return np.where(usable, gain, 0.0)
 
 
 def _free(job: Job, subset: Subset, slope: Floats) -> Any:
@@ -379,8 +523,15 @@ def _gradient_checks(
         "minimizes on each."
     )
     slopes = -transpose_product(job.X, weight[:, None] * slope, np.zeros(job.X.shape[1]))
-    steepest = CURVATURE.get(job.loss, np.inf)
-    squares = steepest * column_moments(job.X, weight, center=False)[1]
+    steepest = CURVATURE.get(job.loss)
+    if steepest is None:
+        # The largest of all samples would be far too pessimistic.
+        squares = column_moments(job.X, weight * curvature.max(axis=1), center=False)[1]
+        found.assumptions.append(
+            "The curvature is that at the model: the loss has no bound on it."
+        )
+    else:
+        squares = steepest * column_moments(job.X, weight, center=False)[1]
     _stability(job, subset, budget, slopes, squares, lam, found)
     return value
 
@@ -400,36 +551,36 @@ def _stability(
     curvature along every column; the sum of the largest of them bounds it along every direction
     between two models of the budget.
     """
-    if job.shape.bounded or not np.isfinite(squares).all():
-        why = "with bounds" if job.shape.bounded else "for a loss whose curvature has no bound"
-        found.assumptions.append(
-            f"Stability under hard thresholding is not checked {why}: the model is the minimum on "
-            "its support, and nothing is claimed beyond it."
-        )
-        # Then the minimum on the support is all there is, and no claim by itself.
-        found.checks = [
-            replace(c, claim=Claim.FEASIBLE) if c.claim is Claim.STATIONARY else c
-            for c in found.checks
-        ]
-        return
     units, n_units = job.shape.units, job.shape.n_units
     S = subset.support
     on = np.zeros(n_units, dtype=bool)
     on[units[S]] = True
-    size = np.bincount(units[S], (subset.coef**2).sum(axis=1), n_units)
-    steep = np.bincount(units, (slope**2).sum(axis=1), n_units)
     banned = np.zeros(n_units, dtype=bool)
     banned[units[job.shape.forbidden]] = True
     curved = np.bincount(units, squares, n_units)
     smoothness = float(np.sort(curved)[::-1][: 2 * budget].sum() + lam.max(initial=0.0))
-    outside = steep[~on & ~banned]
-    smallest = size[on].min() if on.sum() == budget and budget else 0.0
     found.measures["smoothness"] = smoothness
+    # What a column gains as a step of 1 / L is projected on its bounds, in squares of steps.
+    here = np.zeros((slope.shape[0], slope.shape[1]))
+    here[S] = subset.coef
+    pulled = slope.copy()
+    # On the support the gradient is zero, or a bound holds against it.
+    net = slope[S] - lam[S, None] * subset.coef
+    pulled[S] = np.where(_free(job, subset, net), 0.0, net)
+    moved = here * smoothness + pulled
+    kept = moved.copy()
+    if job.shape.lower is not None:
+        kept = np.maximum(kept, smoothness * job.shape.lower[:, None])
+    if job.shape.upper is not None:
+        kept = np.minimum(kept, smoothness * job.shape.upper[:, None])
+    gain = np.bincount(units, (kept * (2 * moved - kept)).sum(axis=1), n_units)
+    outside = np.sqrt(np.maximum(gain[~on & ~banned], 0.0))
+    smallest = np.sqrt(gain[on].min()) if on.sum() == budget and budget else 0.0
     found.check(
         "largest slope off the support",
-        float(np.sqrt(outside.max(initial=0.0))),
+        float(outside.max(initial=0.0)),
         # Within rounding of the slope at zero, where the budget is not used up.
-        max(smoothness * float(np.sqrt(smallest)), 1e-9 * float(np.sqrt(steep.max(initial=0.0)))),
+        max(float(smallest), 1e-9 * float(np.sqrt((slope**2).sum(axis=1).max(initial=0.0)))),
         Claim.STATIONARY,
     )
 

@@ -19,7 +19,7 @@ from ellzero.estimators.classification import AbstractClassifier
 from ellzero.estimators.counts import AbstractPoisson
 from ellzero.estimators.documents import document
 from ellzero.estimators.inputs import Encoding, Floats, Integers
-from ellzero.estimators.losses import Job
+from ellzero.estimators.losses import Found, Job
 from ellzero.estimators.options import find_budgets
 from ellzero.estimators.plots import plot_cv
 from ellzero.estimators.regression import AbstractRegression
@@ -184,14 +184,20 @@ class AbstractL0CV(AbstractL0Estimator):
             share = self.time_limit / (len(splits) * len(ridges) + 1)
             job = replace(job, time_limit=share)
         quick = replace(job, effort=FOLD_EFFORT[job.effort])
-        scores = np.stack(self._fold_scores(data, quick, splits, ridges, budgets), axis=-1)
+        found = None
+        if self.scoring is None and job.loss == "squared" and are_folds(job, splits):
+            tests = [test for _, test in splits]
+            parts, found = score_shared(quick, tests, ridges, budgets, job)
+        else:
+            parts = self._fold_scores(data, quick, splits, ridges, budgets)
+        scores = np.stack(parts, axis=-1)
         size, row = self._select(scores)
         self.cv_results_ = results_table(budgets, ridges, scores)
         self.ridge_ = ridges[row]
         self.n_nonzero_ = int(budgets[size])
         self.best_score_ = float(scores[size, row].mean())
         final = replace(job, ridge=self.ridge_)
-        found = final.run(budgets)
+        found = final.run(budgets) if found is None else found
         criteria = self._criteria(final, found)
         criteria["cv_score"] = scores[:, row].mean(axis=-1)
         return Choice(final, found, criteria, size)
@@ -207,8 +213,6 @@ class AbstractL0CV(AbstractL0Estimator):
         """Return the scores of every fold, (n_budgets, n_ridges) each."""
         from joblib import Parallel, delayed
 
-        if self.scoring is None and job.loss == "squared" and are_folds(job, splits):
-            return score_shared(job, [test for _, test in splits], ridges, budgets)
         score = None if self.scoring is None else self._scorer(data)
         run = delayed(score_fold)
         return list(
@@ -341,7 +345,12 @@ def score_fold(
 
 def are_folds(job: Job, splits: list[tuple[Integers, Integers]]) -> bool:
     """Return whether test rows are disjoint and train rows are all others, in memory at hand."""
+    from ellzero.subset.wide import WIDE
+
     if inputs.is_tensor(job.X):
+        return False
+    if hasattr(job.X, "tocsr") and job.X.shape[1] > WIDE:
+        # Columns of products are dense: every fold searches on its own, in little memory.
         return False
     n = int(job.X.shape[0])
     seen = np.zeros(n, dtype=np.int64)
@@ -357,23 +366,31 @@ def are_folds(job: Job, splits: list[tuple[Integers, Integers]]) -> bool:
 
 
 def score_shared(
-    job: Job, tests: list[Integers], ridges: list[float], budgets: Integers
-) -> list[Floats]:
-    """Return the scores of all folds from inner products that are computed once."""
-    from ellzero.subset.folds import fold_grams
+    job: Job, tests: list[Integers], ridges: list[float], budgets: Integers, final: Job
+) -> tuple[list[Floats], Found | None]:
+    """Return the scores of all folds from inner products that are computed once.
+
+    Where there is one lambda only, `final` runs on the same products, and is returned as well.
+    """
+    from ellzero.subset.folds import fold_grams, whole_gram
+    from ellzero.subset.inner import FULL
 
     folds = fold_grams(
         job.X, job.y, tests, sample_weight=job.weight, fit_intercept=job.fit_intercept
     )
+    found = None
+    if len(ridges) == 1 and job.X.shape[1] > FULL:
+        # Folds choose mostly the same columns, which are computed in larger blocks here.
+        found = final.run_on(whole_gram(folds), budgets)
     out = []
     for fold in folds:
         scores = np.empty((len(budgets), len(ridges)))
         for column, ridge in enumerate(ridges):
-            found = replace(job, ridge=ridge).run_on(fold.train, budgets)
-            for row, subset in enumerate(found.path.subsets):
+            path = replace(job, ridge=ridge).run_on(fold.train, budgets).path
+            for row, subset in enumerate(path.subsets):
                 scores[row, column] = -squared_error(fold.test, subset)
         out.append(scores)
-    return out
+    return out, found
 
 
 def squared_error(gram: AbstractGram, subset: Subset) -> float:

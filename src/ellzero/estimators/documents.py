@@ -162,6 +162,8 @@ def document(cls: C) -> C:
         score, grid = "log losses", "0.0001, 0.001, 0.01 and 0.1"
     elif "Poisson" in name:
         score = "Poisson deviances"
+    elif "Huber" in name:
+        score = "Huber losses"
     middle = _CV.format(ridge=grid, score=score) if cv else _CRITERION.format(ridge=ridge)
     parameters = "\n    Parameters\n    ----------" + _BUDGET + extra[1:] + middle[1:] + _REST[1:]
     coef, intercept = "(n_features,)", "float"

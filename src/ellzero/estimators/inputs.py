@@ -273,11 +273,7 @@ def check_tensor(X: Any, name: str) -> Any:
     """Return a tensor of samples as floating-point numbers on its own device."""
     torch = sys.modules["torch"]
     X = X.detach()
-    if X.ndim != 2:
-        raise DataError(
-            f"`X` must have 2 axes, got shape {tuple(X.shape)}.",
-            "Pass `X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one sample.",
-        )
+    _check_axes(X)
     if X.is_complex():
         raise DataError("Complex data not supported: `X` must hold real numbers.")
     if X.layout is not torch.strided:
@@ -308,6 +304,7 @@ def read_matrix(X: Any, name: str, *, min_samples: int = 1) -> Any:
         return X
     if X is not None and isinstance(X, list | tuple | np.ndarray):
         _refuse_text(X)
+    _check_axes(X)
     return check_array(
         X,
         accept_sparse=("csr", "csc"),
@@ -317,6 +314,24 @@ def read_matrix(X: Any, name: str, *, min_samples: int = 1) -> Any:
         estimator=name,
         input_name="X",
     )
+
+
+def _check_axes(X: Any) -> None:
+    """Raise unless samples are rows and features columns."""
+    shape = getattr(X, "shape", None)
+    if shape is None and isinstance(X, list | tuple):
+        try:
+            shape = np.shape(X)
+        except ValueError:
+            # Rows of different lengths have a message of their own.
+            return
+    if shape is not None and len(shape) != 2:
+        # scikit-learn's checks ask for the first three words of the hint.
+        raise DataError(
+            f"`X` must have 2 axes, got shape {tuple(shape)}.",
+            "Reshape your data: `X.reshape(-1, 1)` for one feature, `X.reshape(1, -1)` for one "
+            "sample.",
+        )
 
 
 def _refuse_text(X: Any) -> None:

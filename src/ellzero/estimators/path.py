@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.core.result import Certificate
+from ellzero.core.result import Certificate, TreeProof
 from ellzero.errors import InvalidParameterError
 from ellzero.estimators.inputs import Floats, Integers
 from ellzero.subset.results import Subset
@@ -37,6 +37,8 @@ class L0Path:
         What a budget counts.
     certificates : tuple of Certificate, default=()
         What is proven of every model; none unless `certify="path"`.
+    proofs : tuple of TreeProof or None, default=()
+        Evidence of the lower bounds in them, where there is any.
 
     Examples
     --------
@@ -56,6 +58,7 @@ class L0Path:
     selected: int
     unit: str = "features"
     certificates: tuple[Certificate, ...] = ()
+    proofs: tuple[TreeProof | None, ...] = ()
     _dtype: np.dtype[Any] = field(default=np.dtype(np.float64), repr=False)
 
     def __len__(self) -> int:

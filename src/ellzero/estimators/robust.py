@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.base import RegressorMixin  # noqa: TID253
 
 from ellzero.estimators.base import AbstractL0Estimator, Choice, Training
+from ellzero.estimators.crossvalidation import AbstractL0CV
 from ellzero.estimators.documents import document
-from ellzero.estimators.inputs import Floats
+from ellzero.estimators.inputs import Floats, Integers
 from ellzero.estimators.regression import read_column
 from ellzero.validation import check_real
 
@@ -17,8 +18,43 @@ from ellzero.validation import check_real
 NORMAL = 1.4826
 
 
+class AbstractHuber(RegressorMixin, AbstractL0Estimator):
+    """What Huber regression with and without cross-validation share."""
+
+    epsilon: float
+    scale_: float
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_real("epsilon", self.epsilon, 0.0, open_low=True)
+
+    def _loss(self) -> str:
+        return "huber"
+
+    def _options(self) -> dict[str, Any]:
+        return {"delta": float(self.epsilon) * self.scale_}
+
+    def _read_target(self, y: Any, n_samples: int) -> Any:
+        return read_column(y)
+
+    def predict(self, X: Any) -> Any:
+        """Return the predictions of new samples.
+
+        Parameters
+        ----------
+        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n_samples,)
+            Predictions.
+        """
+        return self._scores(X)[:, 0]
+
+
 @document
-class L0HuberRegressor(RegressorMixin, AbstractL0Estimator):
+class L0HuberRegressor(AbstractHuber):
     r"""Regression with a budget on coefficients that outliers hardly move.
 
     .. math:: \min_{b, b_0} \frac1N \sum_i w_i\, h_\delta(y_i - x_i^T b - b_0)
@@ -38,6 +74,7 @@ class L0HuberRegressor(RegressorMixin, AbstractL0Estimator):
 
     See Also
     --------
+    L0HuberRegressorCV : The same with cross-validation.
     L0Regressor : Least squares.
 
     Examples
@@ -98,19 +135,6 @@ class L0HuberRegressor(RegressorMixin, AbstractL0Estimator):
         )
         self.epsilon = epsilon
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_real("epsilon", self.epsilon, 0.0, open_low=True)
-
-    def _loss(self) -> str:
-        return "huber"
-
-    def _options(self) -> dict[str, Any]:
-        return {"delta": float(self.epsilon) * self.scale_}
-
-    def _read_target(self, y: Any, n_samples: int) -> Any:
-        return read_column(y)
-
     def _choose(self, data: Training) -> Choice:
         y = data.y
         self.scale_ = spread(y, data.weight)
@@ -125,20 +149,104 @@ class L0HuberRegressor(RegressorMixin, AbstractL0Estimator):
             choice = super()._choose(data)
         return choice
 
-    def predict(self, X: Any) -> Any:
-        """Return the predictions of new samples.
 
-        Parameters
-        ----------
-        X : array, sparse matrix, data frame or Tensor of shape (n_samples, n_features)
-            Samples.
+@document
+class L0HuberRegressorCV(AbstractL0CV, AbstractHuber):
+    r"""Huber regression with a budget; size and ridge by cross-validation.
 
-        Returns
-        -------
-        ndarray or Tensor of shape (n_samples,)
-            Predictions.
-        """
-        return self._scores(X)[:, 0]
+    The problem is that of `L0HuberRegressor`, which first finds the scale of the residuals; all
+    folds, all scores and the final model then use the same threshold.
+
+    [parameters]
+
+    [attributes]
+    scale_ : float
+        Estimated scale of the residuals; beyond `epsilon` times it the loss is linear.
+
+    See Also
+    --------
+    L0HuberRegressor : The same with an information criterion.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ellzero import L0HuberRegressorCV
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 10))
+    >>> y = 2 * X[:, 3] - X[:, 8] + 0.1 * rng.standard_normal(200)
+    >>> y[:20] += 50
+    >>> L0HuberRegressorCV(range(1, 5), ridge=0.0).fit(X, y).support_.tolist()
+    [3, 8]
+    """
+
+    def __init__(
+        self,
+        n_nonzero_coefs: Any = "auto",
+        *,
+        epsilon: float = 1.35,
+        ridge: Any = "auto",
+        cv: Any = 5,
+        scoring: Any = None,
+        rule: str = "best",
+        n_jobs: int | None = None,
+        standardize: bool = True,
+        fit_intercept: bool = True,
+        always: Any = None,
+        forbidden: Any = None,
+        groups: Any = None,
+        nonnegative: bool = False,
+        lower: Any = None,
+        upper: Any = None,
+        solver: str = "auto",
+        effort: str = "normal",
+        max_iter: int = 1_000_000,
+        tol: float = 1e-6,
+        time_limit: float | None = None,
+        certify: Any = True,
+    ) -> None:
+        super().__init__(
+            n_nonzero_coefs,
+            ridge=ridge,
+            cv=cv,
+            scoring=scoring,
+            rule=rule,
+            n_jobs=n_jobs,
+            standardize=standardize,
+            fit_intercept=fit_intercept,
+            always=always,
+            forbidden=forbidden,
+            groups=groups,
+            nonnegative=nonnegative,
+            lower=lower,
+            upper=upper,
+            solver=solver,
+            effort=effort,
+            max_iter=max_iter,
+            tol=tol,
+            time_limit=time_limit,
+            certify=certify,
+        )
+        self.epsilon = epsilon
+
+    def _cross_validate(self, data: Training, splits: list[tuple[Integers, Integers]]) -> Choice:
+        plain = L0HuberRegressor(
+            self.n_nonzero_coefs,
+            epsilon=self.epsilon,
+            ridge=self._ridges()[0],
+            standardize=self.standardize,
+            fit_intercept=self.fit_intercept,
+            always=self.always,
+            forbidden=self.forbidden,
+            groups=self.groups,
+            nonnegative=self.nonnegative,
+            lower=self.lower,
+            upper=self.upper,
+            effort="fast",
+            time_limit=self.time_limit,
+        )
+        plain._choose(data)
+        self.scale_ = plain.scale_
+        return super()._cross_validate(data, splits)
 
 
 def spread(values: Floats, weight: Floats | None) -> float:

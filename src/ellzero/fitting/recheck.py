@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ellzero.core.result import Certificate
+from ellzero.core.result import Certificate, TreeProof
 from ellzero.errors import ModelFileError
 from ellzero.fitting.run import make_estimator, read_fit_data
 from ellzero.fitting.settings import FitSettings
@@ -94,6 +94,7 @@ def recertify_fit(
         model.params["coef"].numpy(),
         model.params["intercept"].numpy(),
         sample_weight=None if found.weights is None else found.weights[rows].numpy(),
+        proof=model.proof if isinstance(model.proof, TreeProof) else None,
     )
     same = math.isclose(value, said, rel_tol=1e-8)
     first = ("value", f"{said:.10g}", f"{value:.10g}", same)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ellzero.core.result import Certificate
+from ellzero.core.result import Certificate, TreeProof
 from ellzero.datasets import Table, load_table
 from ellzero.errors import DataError, InvalidParameterError, did_you_mean
 from ellzero.fitting.settings import FitSettings
@@ -75,12 +75,15 @@ class Fit:
         The line of the table, see `ellzero.report.schema.PathRow`.
     certificate : Certificate
         What is proven.
+    proof : TreeProof or None, default=None
+        Evidence of its lower bound.
     """
 
     budget: int
     subset: Subset
     row: dict[str, Any]
     certificate: Certificate
+    proof: TreeProof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +349,7 @@ def fit_table(
         row[criterion] = float(path.criteria[criterion][i])
         if cv is not None:
             row |= _cv_row(cv, int(budget), ridge, data.loss)
-        fits.append(Fit(int(budget), subset, row, certificate))
+        fits.append(Fit(int(budget), subset, row, certificate, path.proofs[i]))
     selected = _select(settings, fits, path, cv)
     fits[selected].row["selected"] = True
     tell(3, "done")
@@ -432,6 +435,7 @@ def saved_model(run: FitRun, fit: Fit) -> SavedModel:
             "columns": [source.to_dict() for source in table.sources],
         },
         claims={**fit.certificate.to_dict(), "value": fit.subset.value},
+        proof=fit.proof,
     )
 
 

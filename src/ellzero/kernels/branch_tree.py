@@ -396,6 +396,50 @@ def _choose(
 
 
 @njit(cache=True, error_model="numpy")
+def note(log: Any, parent: int, side: int, theta: Any) -> int:
+    """Write a step of the evidence: where its box comes from and a base point; return its number.
+
+    `log` holds steps (parent, side, enumerated, split), ends of base points, their places and
+    values, ends of decisions, decisions (feature + 1, negative: left out), and the three lengths;
+    a negative length of steps means that nothing is written.
+    """
+    steps, point_ends, places, values, decision_ends, _, ends = log
+    step = int(ends[0])
+    if step < 0:
+        return -1
+    steps[step, 0] = parent
+    steps[step, 1] = side
+    steps[step, 2] = 0
+    steps[step, 3] = -1
+    for j in range(theta.size):
+        if theta[j] != 0.0:
+            places[ends[1]] = j
+            values[ends[1]] = theta[j]
+            ends[1] += 1
+    point_ends[step] = ends[1]
+    decision_ends[step] = ends[2]
+    ends[0] = step + 1
+    return step
+
+
+@njit(cache=True, error_model="numpy")
+def _decide(log: Any, step: int, feature: int, sign: int) -> None:
+    """Write that a step decides a feature."""
+    if step >= 0:
+        ends = log[6]
+        log[5][ends[2]] = sign * (feature + 1)
+        ends[2] += 1
+        log[4][step] = ends[2]
+
+
+@njit(cache=True, error_model="numpy")
+def _mark(log: Any, step: int, column: int, value: int) -> None:
+    """Write that a step enumerates its box (column 2), or the feature it splits on (3)."""
+    if step >= 0:
+        log[0][step, column] = value
+
+
+@njit(cache=True, error_model="numpy")
 def examine(
     h: Any,
     q: Any,
@@ -416,7 +460,10 @@ def examine(
     fixed: Any,
     count: Any,
     work: Any,
-) -> tuple[float, int, int]:
+    parent: int,
+    side: int,
+    log: Any,
+) -> tuple[float, int, int, int]:
     """Bound one box, fix what its bound decides, and round it to a support.
 
     Parameters
@@ -447,14 +494,21 @@ def examine(
         Adds to: relaxations, enumerations, features fixed.
     work : array of shape (2, width, width)
         Memory of the relaxation, which keeps at most `width` features nonzero.
+    parent, side : int
+        Step of the evidence that the box comes from, and the side of its split.
+    log : tuple of arrays
+        The evidence, see `note`.
 
     Returns
     -------
-    tuple of (float, int, int)
-        The bound; the room that is left, -1 where the box is closed; the feature to split on.
+    tuple of (float, int, int, int)
+        The bound; the room that is left, -1 where the box is closed; the feature to split on; the
+        last step of the evidence.
     """
     p = c.size
     k = support.size
+    step = -1
+    nothing = np.zeros(0)
     found = np.empty(k, np.int64)
     coef = np.empty(k)
     bound = -np.inf
@@ -477,14 +531,19 @@ def examine(
                     state[j] = -1
             exact = leaf(h, c, energy, state, room, found)
             count[1] += 1
+            if _turn == 0:
+                step = note(log, parent, side, nothing)
+            _mark(log, step, 2, 1)
             if exact > -np.inf:
                 if exact < best[0]:
                     best[0] = exact
                     for i in range(k):
                         support[i] = found[i]
-                return max(bound, exact - 1e-12 * energy), -1, -1
-            return max(bound, 0.0), -2, -1
+                return max(bound, exact - 1e-12 * energy), -1, -1, step
+            return max(bound, 0.0), -2, -1, step
         if d[0] == 0.0:
+            if _turn == 0:
+                step = note(log, parent, side, nothing)
             # No curvature: nothing but the enumeration at the end bounds this box.
             bound = max(bound, 0.0)
             for j in range(p):
@@ -495,8 +554,9 @@ def examine(
         )
         count[0] += 1
         bound = max(bound, new)
+        step = note(log, parent if _turn == 0 else step, side if _turn == 0 else 0, theta)
         if bound >= level:
-            return bound, -1, -1
+            return bound, -1, -1, step
         # Round: the features with the largest gains.
         top = np.empty(room + 1)
         at = np.empty(room + 1, np.int64)
@@ -534,7 +594,7 @@ def examine(
                 support[i] = picked[i] if i < n else -1
             level = best[0] - max(0.5 * tol * abs(best[0]), floor)
             if bound >= level:
-                return bound, -1, -1
+                return bound, -1, -1, step
         n_in = 0
         n_out = 0
         for j in range(p):
@@ -546,9 +606,11 @@ def examine(
                 if new + (gain - top[0]) >= level:
                     state[j] = 1
                     n_in += 1
+                    _decide(log, step, j, 1)
             elif new + (top[1] - gain) >= level:
                 state[j] = -1
                 n_out += 1
+                _decide(log, step, j, -1)
         room -= n_in
         count[2] += n_in + n_out
         if n_in == 0 and 5 * n_out < n_open - n_out:
@@ -561,9 +623,11 @@ def examine(
                 best[0] = exact
                 for i in range(k):
                     support[i] = found[i]
-            return max(bound, exact - 1e-12 * energy), -1, -1
+            _mark(log, step, 2, 1)
+            return max(bound, exact - 1e-12 * energy), -1, -1, step
     split = _choose(q, d, root, state, theta, v, edge, work)
-    return bound, room, split
+    _mark(log, step, 3, split)
+    return bound, room, split, step
 
 
 @njit(cache=True, error_model="numpy")
@@ -581,6 +645,8 @@ def store(
     rooms: Any,
     keys: Any,
     splits: Any,
+    made: Any,
+    step: int,
 ) -> None:
     """Write a box to a slot of the pool."""
     n = 0
@@ -594,6 +660,7 @@ def store(
     rooms[slot] = room
     keys[slot] = bound
     splits[slot] = split
+    made[slot] = step
 
 
 @njit(cache=True, error_model="numpy")
@@ -615,6 +682,7 @@ def explore(
     rooms: Any,
     keys: Any,
     splits: Any,
+    made: Any,
     heap: Any,
     free: Any,
     ends: Any,
@@ -624,6 +692,7 @@ def explore(
     closed: Any,
     count: Any,
     work: Any,
+    log: Any,
     most: int,
 ) -> int:
     """Split the boxes with the lowest bounds, up to `most` of them.
@@ -644,8 +713,8 @@ def explore(
         The pool of open boxes: their states.
     places, values : array of shape (capacity, width)
         Their base points: where they differ from zero, and what they are there.
-    sizes, rooms, keys, splits : array of shape (capacity,)
-        Lengths of the base points; rooms; bounds; features to split on.
+    sizes, rooms, keys, splits, made : array of shape (capacity,)
+        Lengths of the base points; rooms; bounds; features to split on; steps of the evidence.
     heap, free : array of shape (capacity,), int64
         Open boxes as a heap; slots that are free, as a stack.
     ends : array of shape (2,), int64
@@ -661,6 +730,8 @@ def explore(
     count : array of shape (4,), int64
         See `examine`; ``count[3]`` adds the boxes.
     work : array of shape (2, width, width)
+        See `examine`.
+    log : tuple of arrays
         See `examine`.
     most : int
         Most boxes to split in this call.
@@ -703,9 +774,9 @@ def explore(
                 room -= 1
             else:
                 state[split] = -1
-            bound, left, feature = examine(
+            bound, left, feature, step = examine(
                 h, q, c, d, root, energy, floor, tol, state, room, theta, v, rounds, patience,
-                best, support, fixed, count, work,
+                best, support, fixed, count, work, made[slot], 1 - 2 * side, log,
             )  # fmt: skip
             count[3] += 1
             bound = max(bound, keys[slot])
@@ -716,7 +787,7 @@ def explore(
             target = free[ends[1]]
             store(
                 target, state, theta, left, bound, feature,
-                states, places, values, sizes, rooms, keys, splits,
+                states, places, values, sizes, rooms, keys, splits, made, step,
             )  # fmt: skip
             push(heap, keys, ends[0], target)
             ends[0] += 1

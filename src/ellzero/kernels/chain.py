@@ -219,12 +219,14 @@ def _crossing(one, two, edge, low, high):  # type: ignore[no-untyped-def]
 def smallest_of(pieces, count, end):  # type: ignore[no-untyped-def]
     """Return the least value of a piecewise quadratic, and the piece that has it.
 
-    A piece whose argument is cut at zero is left out: the zero state is at least as good, and a
-    tie must not put a node on that would turn negative.
+    A piece whose argument is cut at zero, or at the piece before it, is left out: the zero state
+    or that piece is at least as good, and a tie, or rounding beside zero, must not put a node on
+    that would turn negative.
     """
     best, piece = math.inf, -1
     for k in range(count):
-        if pieces[k, START] == 0.0 and pieces[k, VERTEX] <= 0.0:
+        is_cut = pieces[k, VERTEX] <= pieces[k, START]
+        if is_cut and (k > 0 or pieces[k, START] == 0.0):
             continue
         right = pieces[k + 1, START] if k + 1 < count else end
         x = min(max(pieces[k, VERTEX], pieces[k, START]), right)

@@ -43,43 +43,75 @@ INFINITY = np.float32(np.inf)
 FAST = {"nsz"}
 
 
-@njit(inline="always")
-def _shrink_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any) -> None:
-    """Replace 64 values by what is shown of them; `cubes` and `roots` are int32 scratch."""
-    v = cubes.view(np.float32)
-    w = roots.view(np.float32)
-    for k in range(BLOCK):
-        ratio = abs(values[k]) * inverse
-        ratio = ratio if ratio < FAR else FAR
-        cube = ratio * ratio * ratio - ONE
-        v[k] = cube if cube > ZERO else ZERO
-    for k in range(BLOCK):
-        # The bits of a cube root are about a third of those of the number.
-        roots[k] = np.int32(GUESS - np.int32(np.float32(cubes[k]) * THIRD))
-    for k in range(BLOCK):
-        third = v[k] * THIRD
-        root = w[k]
-        root = root * (FOUR_THIRDS - third * root * root * root)
-        root = root * (FOUR_THIRDS - third * root * root * root)
-        root = root * (FOUR_THIRDS - third * root * root * root)
-        size = abs(values[k])
-        shown = level * (v[k] * root * root) if size * inverse < FAR else size
-        least = size * LEAST_SHARE
-        shown = least if shown < least else shown
-        shown = TINY if shown < TINY else shown
-        values[k] = -shown if values[k] < ZERO else shown
+def _bits_of(value: Any) -> Any:
+    """Return the bits of a float32."""
+    return value.view(np.int32)
+
+
+def _float_of(bits: Any) -> Any:
+    """Return the float32 of bits."""
+    return bits.view(np.float32)
+
+
+@intrinsic
+def _emit_bits_of(typing: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def _emit_float_of(typing: Any, bits: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@overload(_bits_of)
+def _choose_bits_of(value: Any) -> Any:
+    def compiled(value: Any) -> Any:
+        return _emit_bits_of(value)  # type: ignore[call-arg]
+
+    return compiled
+
+
+@overload(_float_of)
+def _choose_float_of(bits: Any) -> Any:
+    def compiled(bits: Any) -> Any:
+        return _emit_float_of(bits)  # type: ignore[call-arg]
+
+    return compiled
 
 
 @njit(inline="always")
-def _show_block(values: Any, level: Any, inverse: Any, cubes: Any, roots: Any) -> None:
-    """Replace 64 values by what is shown of them; with a level of zero that is nearly nothing."""
-    if level > ZERO:
-        _shrink_block(values, level, inverse, cubes, roots)
-        return
-    for k in range(BLOCK):
-        size = abs(values[k])
-        size = TINY if size < TINY else size
-        values[k] = -size if values[k] < ZERO else size
+def _shrunk(value: Any, level: Any, inverse: Any) -> Any:
+    """Return what is shown of a value of the support, for a level above zero."""
+    size = abs(value)
+    ratio = size * inverse
+    near = ratio if ratio < FAR else FAR
+    cube = near * near * near - ONE
+    v = cube if cube > ZERO else ZERO
+    # The bits of a cube root are about a third of those of the number.
+    root = _float_of(np.int32(GUESS - np.int32(np.float32(_bits_of(v)) * THIRD)))
+    third = v * THIRD
+    root = root * (FOUR_THIRDS - third * root * root * root)
+    root = root * (FOUR_THIRDS - third * root * root * root)
+    root = root * (FOUR_THIRDS - third * root * root * root)
+    shown = level * (v * root * root) if ratio < FAR else size
+    least = size * LEAST_SHARE
+    shown = least if shown < least else shown
+    shown = TINY if shown < TINY else shown
+    return -shown if value < ZERO else shown
+
+
+@njit(inline="always")
+def _raised(value: Any) -> Any:
+    """Return what is shown of a value of the support, for a level of zero."""
+    size = abs(value)
+    size = TINY if size < TINY else size
+    return -size if value < ZERO else size
 
 
 @njit(cache=True, fastmath=FAST)
@@ -97,22 +129,15 @@ def shrink(latent: Any, mask: Any, level: Any, out: Any) -> None:
     out : array of shape (n,), float32
         Receives ``sign(x) (|x|**3 - tau**3)**(1/3)`` or 0; may be `latent`.
     """
-    level = level if level > ZERO else ZERO
-    inverse = ONE / level if level > ZERO else INFINITY
-    values = np.ones(BLOCK, np.float32)
-    cubes = np.empty(BLOCK, np.int32)
-    roots = np.empty(BLOCK, np.int32)
-    n = latent.size
-    for start in range(0, n, BLOCK):
-        stop = min(start + BLOCK, n)
-        block = latent[start:stop]
-        for k in range(block.size):
-            values[k] = block[k]
-        _show_block(values, level, inverse, cubes, roots)
-        kept = mask[start:stop]
-        shown = out[start:stop]
-        for k in range(shown.size):
-            shown[k] = values[k] if kept[k] else ZERO
+    if level > ZERO:
+        inverse = ONE / level
+        for i in range(latent.size):
+            shown = _shrunk(latent[i], level, inverse)
+            out[i] = shown if mask[i] else ZERO
+    else:
+        for i in range(latent.size):
+            shown = _raised(latent[i])
+            out[i] = shown if mask[i] else ZERO
 
 
 @njit(cache=True, fastmath=FAST)
@@ -133,22 +158,18 @@ def shrink_at(latent: Any, index: Any, level: Any, out: Any) -> None:
     level = level if level > ZERO else ZERO
     inverse = ONE / level if level > ZERO else INFINITY
     values = np.ones(BLOCK, np.float32)
-    cubes = np.empty(BLOCK, np.int32)
-    roots = np.empty(BLOCK, np.int32)
-    whole = index.size - index.size % BLOCK
-    for start in range(0, whole, BLOCK):
+    # Gathered first, so that the arithmetic is done in full vectors.
+    for start in range(0, index.size, BLOCK):
         places = index[start : start + BLOCK]
         # Unsigned, or the compiler would look for negative positions.
-        for k in range(BLOCK):
-            values[k] = latent[np.uint32(places[k])]
-        _show_block(values, level, inverse, cubes, roots)
-        for k in range(BLOCK):
-            out[np.uint32(places[k])] = values[k]
-    if whole < index.size:
-        places = index[whole:]
         for k in range(places.size):
             values[k] = latent[np.uint32(places[k])]
-        _show_block(values, level, inverse, cubes, roots)
+        if level > ZERO:
+            for k in range(BLOCK):
+                values[k] = _shrunk(values[k], level, inverse)
+        else:
+            for k in range(BLOCK):
+                values[k] = _raised(values[k])
         for k in range(places.size):
             out[np.uint32(places[k])] = values[k]
 
@@ -613,6 +634,69 @@ def renew_all(table: Any, levels: Any) -> None:
             shrink_at(latent, index[first:b], levels[t], shown)
 
 
+@njit(cache=True)
+def choose_near(
+    table: Any,
+    levels: Any,
+    wanted: Any,
+    least: Any,
+    near: Any,
+    shrinks: Any,
+    cuts: Any,
+    out: Any,
+    keys: Any,
+    spots: Any,
+) -> Any:
+    """Choose supports that share a budget by a guess of the threshold, and write their values.
+
+    Parameters
+    ----------
+    table : array of shape (n_tensors, 8), int64
+        Its INDEX, COUNT and MASK become the new supports, OLD and OLD_COUNT the present ones.
+    levels : array of shape (n_tensors,), float32
+        Receives the threshold of what is shown.
+    wanted : int
+        How many to take, one or more.
+    least : array of shape (n_tensors,), int64
+        What every tensor has to keep.
+    near : tuple of two float
+        Magnitudes that hold the threshold between them, perhaps.
+    shrinks : bool
+        Whether values are shrunk by the threshold.
+    cuts : array of shape (n_tensors + 1,), int64
+        Receives where the list of every tensor begins in `out`.
+    out : array of shape (room,), int32
+        Receives the lists.
+    keys, spots : array of shape (capacity,), int32 and int64
+        Scratch.
+
+    Returns
+    -------
+    int
+        The smallest key taken. With table, levels and values as they were: -1 when the guess was
+        wrong, something did not fit, or a number is NaN; -2 when a tensor is left too few.
+    """
+    lo = _bits_of(np.float32(max(near[0], 0.0)))
+    hi = _bits_of(np.float32(near[1]))
+    inside = survey(table, lo, hi, cuts, out, keys, spots)
+    above = cuts[-1] - inside
+    if inside < 0 or not above < wanted <= cuts[-1]:
+        return np.int64(-1)
+    some = spots[:inside]
+    target, _, gone = settle(table, wanted - above, lo, hi, cuts, out, keys[:inside], some)
+    remove(out, some[:gone], cuts)
+    for t in range(table.shape[0]):
+        if cuts[t + 1] - cuts[t] < least[t]:
+            return np.int64(-2)
+    for t in range(table.shape[0]):
+        table[t, OLD], table[t, OLD_COUNT] = table[t, INDEX], table[t, COUNT]
+        table[t, INDEX], table[t, COUNT] = out[cuts[t] :].ctypes.data, cuts[t + 1] - cuts[t]
+        table[t, MASK] = 0
+        levels[t] = _float_of(np.int32(target)) if shrinks else ZERO
+    renew_all(table, levels)
+    return np.int64(target)
+
+
 @njit(cache=True, fastmath=FAST)
 def renew_masks(table: Any, levels: Any, target: Any, left: Any) -> None:
     """Write new supports as masks, and their thresholded values, over those of old ones.
@@ -628,35 +712,29 @@ def renew_masks(table: Any, levels: Any, target: Any, left: Any) -> None:
     left : array of int64
         But for these, entries counted from the first tensor on, in order.
     """
-    values = np.ones(BLOCK, np.float32)
-    cubes = np.empty(BLOCK, np.int32)
-    roots = np.empty(BLOCK, np.int32)
     before = 0
     gone = 0
     for t in range(table.shape[0]):
         n = table[t, SIZE]
-        bits = at(table[t, LATENT], n, np.int32)
         latent = at(table[t, LATENT], n, np.float32)
-        mask = at(table[t, MASK], n, np.uint8)
+        kept = at(table[t, MASK], n, np.uint8)
         out = at(table[t, SHOWN], n, np.float32)
         level = levels[t]
-        level = level if level > ZERO else ZERO
-        inverse = ONE / level if level > ZERO else INFINITY
-        for start in range(0, n, BLOCK):
-            stop = min(start + BLOCK, n)
-            block = latent[start:stop]
-            for k in range(block.size):
-                values[k] = block[k]
-            _show_block(values, level, inverse, cubes, roots)
-            size = bits[start:stop]
-            kept = mask[start:stop]
-            shown = out[start:stop]
-            for k in range(shown.size):
-                taken = np.int32(size[k] & BARE) >= target
-                kept[k] = taken
-                shown[k] = values[k] if taken else ZERO
+        if level > ZERO:
+            inverse = ONE / level
+            for i in range(n):
+                shown = _shrunk(latent[i], level, inverse)
+                taken = np.int32(_bits_of(latent[i]) & BARE) >= target
+                kept[i] = taken
+                out[i] = shown if taken else ZERO
+        else:
+            for i in range(n):
+                shown = _raised(latent[i])
+                taken = np.int32(_bits_of(latent[i]) & BARE) >= target
+                kept[i] = taken
+                out[i] = shown if taken else ZERO
         while gone < left.size and left[gone] < before + n:
-            mask[left[gone] - before] = 0
+            kept[left[gone] - before] = 0
             out[left[gone] - before] = ZERO
             gone += 1
         before += n

@@ -150,6 +150,12 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
         An optimal support.
     n_pieces, most : int
         Pieces of all messages together, and of the largest sum of messages.
+    message : array of shape (n_rows, 4)
+        The message of every node to its parent, one after the other.
+    first : array of shape (n + 1,), int64
+        Where the message of every node begins.
+    bases : array of shape (n,)
+        What has been taken out of the costs of every message.
 
     Notes
     -----
@@ -310,4 +316,4 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
             total = a + edges[v]
             x = (a * m + edges[v] * at[p]) / total if total > 0.0 else m
             at[v] = min(max(x, low[v]), high[v])
-    return value, on, n_pieces, most
+    return value, on, n_pieces, most, message[: first[n]], first, bases

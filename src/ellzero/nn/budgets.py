@@ -6,16 +6,12 @@ import fnmatch
 import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError, InvalidParameterError
-from ellzero.sets import BlockL0Ball, GroupL0Ball, L0Ball, NMPattern, SliceL0Ball
+from ellzero.sets import L0Ball, SliceL0Ball
 from ellzero.tensors.coverage import covered
-from ellzero.typing import Params
 from ellzero.validation import check_choice, check_integer, check_real
 
 Budget = int | float | Mapping[str, int | float]
@@ -317,44 +313,3 @@ def allocate(budget: int, weights: Sequence[float], sizes: Sequence[int]) -> lis
         if sum(counts) < budget and counts[i] < sizes[i]:
             counts[i] += 1
     return counts
-
-
-# Budgets of sets, so that a schedule can lower them ----------------------------------------------
-
-_FIELDS: dict[type[AbstractSparseSet], str] = {
-    L0Ball: "n_nonzero",
-    SliceL0Ball: "n_slices",
-    GroupL0Ball: "n_groups",
-    BlockL0Ball: "n_blocks",
-    NMPattern: "n",
-}
-
-
-def budget_of(constraint: AbstractSparseSet) -> int | None:
-    """Return the budget of a set in its own unit; None where it has none that is known."""
-    field = _FIELDS.get(type(constraint))
-    return None if field is None else int(getattr(constraint, field))
-
-
-def with_budget(constraint: AbstractSparseSet, count: int) -> AbstractSparseSet:
-    """Return the same set with another budget."""
-    if count == budget_of(constraint):
-        return constraint
-    return replace(constraint, **{_FIELDS[type(constraint)]: count})  # type: ignore[type-var]
-
-
-def size_of(constraint: AbstractSparseSet, params: Params) -> int:
-    """Return the largest budget that a set can have: how many of its units there are."""
-    inside = [params[n] for n in covered(params, constraint.names)]
-    if isinstance(constraint, SliceL0Ball):
-        return sum(t.shape[constraint.axis] for t in inside)
-    if isinstance(constraint, GroupL0Ball):
-        labels = constraint.groups
-        parts = list(labels.values()) if isinstance(labels, Mapping) else [labels]
-        return len({label for part in parts for label in torch.as_tensor(part).flatten().tolist()})
-    if isinstance(constraint, BlockL0Ball):
-        h, w = constraint.block_shape
-        return sum(-(-t.shape[0] // h) * -(-t.shape[1] // w) for t in inside)
-    if isinstance(constraint, NMPattern):
-        return constraint.m
-    return sum(t.numel() for t in inside)

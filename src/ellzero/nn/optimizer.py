@@ -16,18 +16,12 @@ from typing_extensions import override
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError, InvalidParameterError, NonFiniteError
 from ellzero.nn import units
-from ellzero.nn.budgets import (
-    STRUCTURES,
-    Budget,
-    budget_of,
-    make_balls,
-    size_of,
-    with_budget,
-)
+from ellzero.nn.budgets import STRUCTURES, Budget, make_balls
 from ellzero.nn.schedules import AbstractSchedule, constant
 from ellzero.nn.state import plain_names, split, spread
-from ellzero.nn.supports import SCORES, Supports, no_curvature
+from ellzero.nn.supports import SCORES, Supports, lowered, no_curvature
 from ellzero.sets import ProductSet
+from ellzero.sets.base import AbstractBudgetSet
 from ellzero.tensors import named, thresholded
 from ellzero.validation import check_choice, check_integer, check_real
 
@@ -246,7 +240,9 @@ class HardThresholding(torch.optim.Optimizer):
         self.is_finalized = False
         self._in_force: tuple[int, ...] = ()
         # The final budgets; -1 for sets that have none.
-        self._asked = tuple(-1 if n is None else n for n in map(budget_of, self.sets))
+        self._asked = tuple(
+            s.budget if isinstance(s, AbstractBudgetSet) else -1 for s in self.sets
+        )
         # The base class wants its own groups; afterwards both share the same objects.
         super().__init__([{"params": [params[counted[0]]]}], optimizer.defaults)
         self._share()
@@ -263,7 +259,9 @@ class HardThresholding(torch.optim.Optimizer):
             floor=floor,
             scores=scores,
         )
-        self._sizes = tuple(size_of(s, params) for s in self.sets)
+        self._sizes = tuple(
+            s.n_units(params) if isinstance(s, AbstractBudgetSet) else 0 for s in self.sets
+        )
         self._choose()
 
     def _share(self) -> None:
@@ -289,7 +287,7 @@ class HardThresholding(torch.optim.Optimizer):
         """Most nonzeros that the sets allow, by the budget in force since the last choice."""
         points = {n: s.param.detach() for n, s in self._supports.slots.items()}
         return sum(
-            with_budget(s, n).max_nonzero({k: points[k] for k in s.names or ()})
+            lowered(s, n).max_nonzero({k: points[k] for k in s.names or ()})
             for s, n in zip(self.sets, self._in_force, strict=True)
         )
 
@@ -643,7 +641,8 @@ class HardThresholding(torch.optim.Optimizer):
             else:
                 slot.latent = latent.to(slot.shown, copy=True)
             slot.mask = thresholded.local(ours["masks"][name]).to(slot.shown.device, copy=True)
-            slot.level, slot.drift = named.to_float(ours["levels"][name]), 0.0
+            slot.level = named.to_float(ours["levels"][name])
+            slot.trend = slot.drift = 0.0
             slot.index = None
             slot.factor = 1.0
             if "factors" in ours:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ellzero.core.problem import AbstractSparseSet
 from ellzero.errors import IncompatibleError
 from ellzero.nn import units
-from ellzero.nn.budgets import with_budget
 from ellzero.sets import L0Ball, SliceL0Ball
+from ellzero.sets.base import AbstractBudgetSet
 from ellzero.tensors import thresholded
 from ellzero.tensors.scores import (
     curvature_factors,
@@ -38,7 +38,7 @@ class Slot:
 
     __slots__ = (
         "_index", "_mask", "axis", "drift", "factor", "is_sharded", "latent", "level", "name",
-        "param", "shown", "version",
+        "param", "shown", "trend", "version",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +58,8 @@ class Slot:
         # What an entry's magnitude is multiplied by in its score: one number, or one each.
         self.factor: float | Tensor = 1.0
         self.level = 0.0
-        self.drift = 0.0
+        # How the threshold moved last, and how far it was lately from where that would take it.
+        self.trend = self.drift = 0.0
         self.version = 0
 
     @property
@@ -98,8 +99,10 @@ class Slot:
         return thresholded.count_true(self.mask) == 0
 
     def move(self, level: float) -> None:
-        """Take another threshold, and keep in mind how far it was from the old one."""
-        self.drift, self.level = max(abs(level - self.level), self.drift / 2), level
+        """Take another threshold, and keep in mind how it moves."""
+        trend = level - self.level if self.level > 0 else 0.0
+        self.drift = max(abs(trend - self.trend), self.drift / 2)
+        self.level, self.trend = level, trend
 
     def share(self, part: Tensor) -> Tensor:
         """Return a local tensor as one sharded like the parameter."""
@@ -201,7 +204,7 @@ class Supports:
                 unit = {0: "rows", 1: "columns"}.get(s.axis, "slices")
                 masks, levels = self._select(count, scores, held, unit)[0], {}
             else:
-                now = with_budget(s, count)
+                now = lowered(s, count)
                 masks, levels = dict(now.select(now.gains(scores), incumbents=held)), {}
             for name in names:
                 self._change(self.slots[name], masks[name], levels.get(name, 0.0))
@@ -425,13 +428,21 @@ class Supports:
         return True
 
 
+def lowered(constraint: AbstractSparseSet, budget: int) -> AbstractSparseSet:
+    """Return a set with another budget; -1 leaves one that has none of its own as it is."""
+    if isinstance(constraint, AbstractBudgetSet):
+        return constraint.with_budget(budget)
+    return constraint
+
+
 def _near(slot: Slot) -> tuple[float, float] | None:
     """Return where the threshold is looked for first; a wrong guess costs time only."""
     if slot.level <= 0:
         return None
-    # It moves little between two choices.
+    # It moves little between two choices, and much as it did before.
+    level = slot.level + slot.trend
     width = max(2 * slot.drift, 2e-3 * slot.level)
-    return slot.level - width, slot.level + width
+    return level - width, level + width
 
 
 def no_curvature(optimizer: torch.optim.Optimizer) -> tuple[str, str]:

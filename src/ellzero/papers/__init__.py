@@ -71,6 +71,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "ellzero.papers.ht_escape",
     ),
     Experiment(
+        "rvsm",
+        "Sparse teachers by relaxed variable splitting",
+        "Convergence of a Relaxed Variable Splitting Method, arXiv:1812.05719",
+        "ellzero.papers.rvsm",
+    ),
+    Experiment(
+        "rvscgd",
+        "Sparse networks of binary activations by coarse gradients",
+        "Convergence of a Relaxed Variable Splitting Coarse Gradient Descent Method, "
+        "arXiv:1901.09731",
+        "ellzero.papers.rvscgd",
+    ),
+    Experiment(
         "sparse-smooth",
         "Sparse and smooth signals: convexifications beside the exact optimum",
         "Sparse and Smooth Signal Estimation, arXiv:1811.02655",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +119,7 @@ def search_bound(
 
     candidates = [DualPoint(point, quadratic(point), "quadratic bound of the residual")]
     small = len(y) <= JOINT_SAMPLES and A.shape[1] <= JOINT_INPUTS
+    small = small and importlib.util.find_spec("cvxpy") is not None
     joint = None
     if method == "joint" or (method == "auto" and small):
         joint = solve_dual(A, y, loss, penalty, point, balanced=balanced)
@@ -160,7 +162,7 @@ def certify_network(
     method : {"auto", "joint", "residual"}, default="auto"
         "joint" solves a semidefinite program over the dual point and its bound (extra `convex`);
         "residual" bounds the residual alone, without a conic solver; "auto" takes the first up
-        to 3000 samples and 80 inputs.
+        to 3000 samples and 80 inputs, where the extra is installed.
 
     Returns
     -------

@@ -7,23 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa: TID253
 from sklearn.utils import check_random_state  # noqa: TID253
 from sklearn.utils.multiclass import check_classification_targets  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
-from scipy.special import expit
 
 from ellzero.errors import DataError
 from ellzero.relu.certificate import certify
 from ellzero.relu.losses import AbstractLoss, loss_of
-from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.training import Training, largest_penalty, to_network, train
 from ellzero.validation import check_integer, check_real
 
 Floats = NDArray[np.float64]
 
 
-class _ConvexReLU(BaseEstimator):  # type: ignore[misc]
+class _ConvexReLU(BaseEstimator):
     """What the regressor and the classifier share."""
 
     def __init__(
@@ -118,7 +117,12 @@ class _ConvexReLU(BaseEstimator):  # type: ignore[misc]
         return module
 
 
-_PARAMETERS = """
+class ConvexReLURegressor(RegressorMixin, _ConvexReLU):
+    r"""Two-layer ReLU regression with a proven gap to the best network of any width.
+
+    .. math:: \min \frac{1}{2n} \sum_i (y_i - f(x_i))^2 + \lambda \sum_j |w_j| \|(u_j, b_j)\|,
+        \quad f(x) = \sum_j w_j \max(u_j^\top x + b_j, 0) + c
+
     Parameters
     ----------
     penalty : float or None, default=None
@@ -161,18 +165,7 @@ _PARAMETERS = """
         Insertions done.
     n_features_in_ : int
         Features seen.
-"""
 
-
-class ConvexReLURegressor(RegressorMixin, _ConvexReLU):  # type: ignore[misc]
-    __doc__ = (
-        r"""Two-layer ReLU regression with a proven gap to the best network of any width.
-
-    .. math:: \min \frac{1}{2n} \sum_i (y_i - f(x_i))^2 + \lambda \sum_j |w_j| \|(u_j, b_j)\|,
-        \quad f(x) = \sum_j w_j \max(u_j^\top x + b_j, 0) + c
-"""
-        + _PARAMETERS
-        + """
     Notes
     -----
     Neurons that violate the dual are inserted, the network descends by L-BFGS, and the convex
@@ -189,7 +182,6 @@ class ConvexReLURegressor(RegressorMixin, _ConvexReLU):  # type: ignore[misc]
     >>> model.network_.n_neurons <= 4, model.gap_ < 1e-4
     (True, True)
     """
-    )
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> ConvexReLURegressor:
         """Train and certify.
@@ -236,14 +228,53 @@ class ConvexReLURegressor(RegressorMixin, _ConvexReLU):  # type: ignore[misc]
         return np.asarray(self.network_.predict(rows))
 
 
-class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):  # type: ignore[misc]
-    __doc__ = (
-        r"""Two-layer ReLU classification of two classes with a proven gap over every width.
+class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
+    r"""Two-layer ReLU classification of two classes with a proven gap over every width.
 
     The mean logistic loss of f with :math:`\lambda \sum_j |w_j| \|(u_j, b_j)\|`.
-"""
-        + _PARAMETERS
-        + """
+
+    Parameters
+    ----------
+    penalty : float or None, default=None
+        Weight of sum_j |w_j| |(u_j, b_j)|. None takes a hundredth of the largest useful one, at
+        which the network becomes zero. Must be positive.
+    fit_intercept : bool, default=True
+        Whether a constant, never penalized, is added to the output.
+    fit_bias : bool, default=True
+        Whether neurons have biases, penalized like their weights.
+    max_neurons : int or None, default=None
+        Most neurons; None means as many as help.
+    max_iter : int, default=60
+        Most insertions of neurons.
+    tol : float, default=1e-8
+        How far a neuron may violate the dual, relative to `penalty`, and not be inserted.
+    time_limit : float or None, default=None
+        Seconds after which no further insertion begins.
+    certify : bool, default=True
+        Whether to compute the gap; needs the extra `convex` for the tight bound.
+    random_state : int, RandomState or None, default=None
+        Source of the starts of the search for neurons.
+
+    Attributes
+    ----------
+    network_ : TwoLayerReLU
+        The network.
+    penalty_ : float
+        The penalty that was used.
+    largest_penalty_ : float
+        Largest useful one, as found by search (exact for at most two inputs).
+    value_ : float
+        The objective.
+    lower_bound_ : float or None
+        Proven bound below which no network of any width is.
+    gap_ : float or None
+        Relative distance of the two.
+    certificate_ : Certificate or None
+        How the bound was proven.
+    n_iter_ : int
+        Insertions done.
+    n_features_in_ : int
+        Features seen.
     classes_ : ndarray of shape (2,)
         The two classes.
 
@@ -261,7 +292,6 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):  # type: ignore[misc]
     >>> model.score(X, inside), model.gap_ < 1e-4
     (1.0, True)
     """
-    )
 
     def __sklearn_tags__(self) -> Any:
         """Say that there are two classes only."""
@@ -302,7 +332,12 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):  # type: ignore[misc]
                 f"{len(self.classes_)} class{'es' if len(self.classes_) > 1 else ''}.",
                 "Use scikit-learn's OneVsRestClassifier for more than two.",
             )
-        self._train(np.asarray(X, dtype=np.float64), 2.0 * codes - 1.0, loss_of("logistic"), 1.0)
+        self._train(
+            np.asarray(X, dtype=np.float64),
+            np.asarray(2.0 * codes - 1.0, dtype=np.float64),
+            loss_of("logistic"),
+            1.0,
+        )
         return self
 
     def decision_function(self, X: ArrayLike) -> Floats:
@@ -350,4 +385,5 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):  # type: ignore[misc]
         ndarray of shape (n_samples,)
             Classes.
         """
-        return np.asarray(self.classes_[(self.decision_function(X) > 0).astype(int)])
+        above = self.decision_function(X) > 0
+        return np.asarray(self.classes_[above.astype(int)])

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class TwoLayerReLU:
-    """Network f(x) = sum_j w_j max(u_j'x + b_j, 0) + c.
+    r"""Network f(x) = sum_j w_j max(u_j'x + b_j, 0) + c.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ class TwoLayerReLU:
 
     Notes
     -----
-    Weight decay (penalty / 2) sum_j (\\|(u_j, b_j)\\|^2 + w_j^2) of a network whose neurons are
-    balanced equals penalty sum_j |w_j| \\|(u_j, b_j)\\|, which no rescaling of a neuron changes
+    Weight decay (penalty / 2) sum_j (\|(u_j, b_j)\|^2 + w_j^2) of a network whose neurons are
+    balanced equals penalty sum_j |w_j| \|(u_j, b_j)\|, which no rescaling of a neuron changes
     (Ergen and Pilanci, arXiv 2002.11219, section 2).
 
     Examples

@@ -11,6 +11,7 @@ dual over both.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,7 +229,10 @@ def solve_dual(
         dual = (point @ y - 0.5 * cp.sum_squares(size)) / n_samples
     program = cp.Problem(cp.Maximize(dual), conditions)
     try:
-        program.solve(solver=cp.SCS, eps_abs=1e-4, eps_rel=1e-4, max_iters=4000)
+        with warnings.catch_warnings():
+            # The bound is computed anew from whatever comes out.
+            warnings.simplefilter("ignore")
+            program.solve(solver=cp.SCS, eps_abs=1e-4, eps_rel=1e-4, max_iters=4000)
     except cp.SolverError:
         return None
     if size.value is None or not np.isfinite(size.value).all():
@@ -246,15 +250,13 @@ def solve_dual(
     return values, sides[0], sides[1]
 
 
-def _quadratic(
-    A: Floats, point: Floats, multipliers: Multipliers
-) -> tuple[Floats, Floats, float]:
+def _quadratic(A: Floats, point: Floats, multipliers: Multipliers) -> tuple[Floats, Floats, float]:
     """Return Q, c and k with v'(Au)_+ <= u'Qu + c'u + k on the unit ball."""
     sizes = np.maximum(np.linalg.norm(A, axis=1), 1e-300)
     weights = np.abs(point)
     up, down = point > 0, point < 0
-    # Where the given numbers are unusable, others take their place: any are valid.
-    curvature = np.where(up, np.maximum(multipliers.curvature, 1e-9 * weights / sizes), 1.0)
+    # |t_i| is at most |a_i|, so that no alpha below 1 / |a_i| is of use.
+    curvature = np.where(up, np.maximum(multipliers.curvature, weights / sizes), 1.0)
     share = np.clip(np.where(down, multipliers.share, 0.0), 0.0, weights)
     room = weights - share
     slope = np.clip(np.where(down, multipliers.slope, 0.0), -room, room)

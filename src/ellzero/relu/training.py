@@ -1,8 +1,9 @@
-"""Training to a point that no neuron improves: insert neurons, descend, polish by a convex program."""
+"""Training to a point that no neuron improves: insert, descend, polish by a convex program."""
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.separation import line_neuron, plane_neuron, search_neurons
 
 Floats = NDArray[np.float64]
+# Insertions after which descent gives way to the program on the patterns.
+DESCENTS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,35 +154,40 @@ def polish(
     if m == 0:
         return neurons, weights, intercept
     sizes = np.maximum(np.linalg.norm(A, axis=1), 1e-300)
-    margins = (A @ neurons.T) / sizes[:, None]
-    patterns = margins > 0
+    signs = np.where(weights >= 0, 1.0, -1.0)
+    # Neurons of one pattern and sign are one part of the program.
+    kinds = np.column_stack([(A @ neurons.T > 0).T, weights >= 0])
+    _, first = np.unique(kinds, axis=0, return_index=True)
+    chosen = np.sort(first)
+    margins = (A @ neurons[chosen].T) / sizes[:, None]
+    patterns, signs, m = margins > 0, signs[chosen], len(chosen)
     near = min(n_samples, 6 * n_inputs)
     watched = np.zeros((n_samples, m), dtype=bool)
     for j in range(m):
         watched[np.argsort(np.abs(margins[:, j]), kind="stable")[:near], j] = True
-    signs = np.where(weights >= 0, 1.0, -1.0)
     best = (neurons, weights, intercept)
     least = problem.value(*best)
     unit = max(least, 1e-300)
     for _ in range(8):
         parts = [cp.Variable(n_inputs) for _ in range(m)]
         shift = cp.Variable() if problem.fit_intercept else 0.0
-        outputs = sum(
-            cp.multiply(signs[j] * patterns[:, j], A @ parts[j]) for j in range(m)
-        ) + shift
+        outputs = (
+            sum(cp.multiply(signs[j] * patterns[:, j], A @ parts[j]) for j in range(m)) + shift
+        )
         norm = sum(cp.norm(part, 2) for part in parts)
         if isinstance(problem.loss, LogisticLoss):
             fit = cp.sum(cp.logistic(cp.multiply(-y, outputs))) / n_samples
         else:
             fit = cp.sum_squares(outputs - y) / (2 * n_samples)
         flips = np.where(patterns, 1.0, -1.0) / sizes[:, None]
-        conditions = [
-            (A * flips[:, [j]])[watched[:, j]] @ parts[j] >= 0 for j in range(m)
-        ]
+        conditions = [(A * flips[:, [j]])[watched[:, j]] @ parts[j] >= 0 for j in range(m)]
         program = cp.Problem(cp.Minimize((fit + problem.penalty * norm) / unit), conditions)
         try:
-            program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-10,
-                          tol_feas=1e-10)  # fmt: skip
+            with warnings.catch_warnings():
+                # What is inaccurate is not taken: the value of the network decides.
+                warnings.simplefilter("ignore")
+                program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-10,
+                              tol_feas=1e-10)  # fmt: skip
         except cp.SolverError:
             break
         if any(part.value is None for part in parts):
@@ -273,9 +281,9 @@ def train(
             break
         if time_limit is not None and time.monotonic() - begun > time_limit:
             break
-        if fallen <= (1e-13 if convex else 1e-7) * abs(value):
+        if fallen <= (1e-15 if convex else 1e-5) * abs(value) or rounds == DESCENTS:
             # Descent has done its part; the program on the patterns is exact from here on.
-            if convex:
+            if convex and fallen <= 1e-15 * abs(value):
                 break
             convex = True
     return (*_without_zeros(*polish(problem, *current)), rounds)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,9 +22,11 @@ from ellzero.validation import check_integer, check_real
 class AbstractBudgetSet(AbstractSparseSet):
     """Sparse set with a budget and with bounds on the entries that it covers.
 
-    Subclasses are frozen dataclasses with the fields `names`, `lower` and `upper`.
+    Subclasses are frozen dataclasses with the fields `names`, `lower` and `upper`, and the one
+    that `BUDGET` names.
     """
 
+    BUDGET: ClassVar[str]
     lower: float | None
     upper: float | None
 
@@ -46,6 +50,21 @@ class AbstractBudgetSet(AbstractSparseSet):
     @abstractmethod
     def excess(self, params: Params) -> Tensor:
         """Return how much of the budget's unit is used above the budget, as int64."""
+
+    @abstractmethod
+    def n_units(self, params: Params) -> int:
+        """Return how many units `params` (a point) has, which is the largest useful budget."""
+
+    @property
+    def budget(self) -> int:
+        """The budget, in the unit of the set."""
+        return int(getattr(self, self.BUDGET))
+
+    def with_budget(self, budget: int) -> Self:
+        """Return the same set with another budget."""
+        if budget == self.budget:
+            return self
+        return replace(self, **{self.BUDGET: budget})  # type: ignore[type-var]
 
     @override
     def project(self, params: Params, *, incumbents: Masks | None = None) -> Params:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -91,6 +91,7 @@ class GroupL0Ball(AbstractBudgetSet):
     [0.0, 0.0, 2.0, -2.5]
     """
 
+    BUDGET: ClassVar[str] = "n_groups"
     n_groups: int
     groups: GroupsLike = field(repr=False)
     names: tuple[str, ...] | None = None
@@ -139,6 +140,13 @@ class GroupL0Ball(AbstractBudgetSet):
             )
         chosen = top_k_masks(named.like(scores, {"groups": sums}), budget, incumbents=held)
         return _with_free(scores, split_like(chosen["groups"][..., index], inside))
+
+    @override
+    def n_units(self, params: Params) -> int:
+        labels = self.groups
+        parts = list(labels.values()) if isinstance(labels, Mapping) else [labels]
+        flat = [torch.as_tensor(part).flatten() for part in parts]
+        return len(set(named.to_list(torch.cat(flat))))
 
     @override
     def excess(self, params: Params) -> Tensor:
@@ -202,6 +210,7 @@ class BlockL0Ball(AbstractBudgetSet):
     [[3.0, 0.0], [0.0, 0.0], [0.0, 4.0]]
     """
 
+    BUDGET: ClassVar[str] = "n_blocks"
     n_blocks: int
     block_shape: tuple[int, int] = (8, 1)
     names: tuple[str, ...] | None = None
@@ -280,6 +289,12 @@ class BlockL0Ball(AbstractBudgetSet):
             )
         chosen = top_k_masks(sums, budget, incumbents=held)
         return _with_free(scores, named.map_tensors(self._spread, chosen, inside))
+
+    @override
+    def n_units(self, params: Params) -> int:
+        h, w = self.block_shape
+        inside = restrict(params, self.names).values()
+        return sum(-(-t.shape[0] // h) * -(-t.shape[1] // w) for t in inside)
 
     @override
     def excess(self, params: Params) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -73,6 +73,7 @@ class NMPattern(AbstractBudgetSet):
     [3.0, 0.0, 2.0, 0.0, 5.0]
     """
 
+    BUDGET: ClassVar[str] = "n"
     n: int
     m: int
     names: tuple[str, ...] | None = None
@@ -137,6 +138,10 @@ class NMPattern(AbstractBudgetSet):
         if self.lower is None and self.upper is None:
             return named.map_tensors(torch.abs, params)
         return AbstractBudgetSet.gains(self, params)
+
+    @override
+    def n_units(self, params: Params) -> int:
+        return self.m
 
     @override
     def excess(self, params: Params) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -80,6 +80,7 @@ class SliceL0Ball(AbstractBudgetSet):
     [[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]
     """
 
+    BUDGET: ClassVar[str] = "n_slices"
     n_slices: int
     axis: int = 0
     names: tuple[str, ...] | None = None
@@ -142,6 +143,11 @@ class SliceL0Ball(AbstractBudgetSet):
             return kept.expand(side.shape).movedim(start, axis).contiguous()
 
         return named.like(scores, {name: spread(name, t) for name, t in scores.items()})
+
+    @override
+    def n_units(self, params: Params) -> int:
+        inside = restrict(params, self.names).values()
+        return sum(t.shape[self.axis] for t in inside)
 
     @override
     def excess(self, params: Params) -> Tensor:

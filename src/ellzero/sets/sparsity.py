@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -76,6 +76,7 @@ class L0Ball(AbstractBudgetSet):
     [0.0, 1.0, 0.0, 2.0]
     """
 
+    BUDGET: ClassVar[str] = "n_nonzero"
     n_nonzero: int
     names: tuple[str, ...] | None = None
     lower: float | None = None
@@ -124,6 +125,10 @@ class L0Ball(AbstractBudgetSet):
             return torch.where(exact, size, torch.maximum(cut, size))
 
         return named.map_tensors(root, params, self.clip(params))
+
+    @override
+    def n_units(self, params: Params) -> int:
+        return named.size(restrict(params, self.names))
 
     @override
     def excess(self, params: Params) -> Tensor:

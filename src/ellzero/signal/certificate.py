@@ -7,13 +7,23 @@ import numpy as np
 from ellzero.core.result import Certificate, Check, Claim, Measure
 from ellzero.kernels.chain import domains, sweep
 from ellzero.kernels.chain_check import best_by_counts, best_by_zeros, bound_of_messages
-from ellzero.signal.chain import Chain, count_bumps
+from ellzero.kernels.tree import solve_forest, tree_l0
+from ellzero.kernels.tree_check import bound_of_forest
+from ellzero.signal.chain import Chain
 from ellzero.signal.solution import Floats, Solution
 from ellzero.signal.tree import Forest
 
 # Samples up to which every position of the last zero is tried, and operations for every count.
 ALL_ZEROS, ALL_COUNTS = 3000, 2e8
 TOL = 1e-9
+INTERVAL = (
+    "Every candidate lies between the solutions for the positive and the negative part of the "
+    "data."
+)
+MULTIPLIER = (
+    "The bound is that of one multiplier; what the count-indexed program has closed beyond it is "
+    "not recomputed here."
+)
 
 
 def certify_chain(
@@ -56,9 +66,7 @@ def certify_chain(
     cost = chain.costs(price)
     signal = found.signal
     checks, assumptions = [], []
-    # Nodes of the support at zero are in a run that goes on.
-    chosen = found.support & (signal == 0) if chain.bump > 0 else np.zeros(n, dtype=np.bool_)
-    chosen |= signal != 0
+    chosen = signal != 0
     count = chain.count(chosen)
     measures: dict[str, Measure] = {"n_nonzero": int(np.count_nonzero(signal))}
     limit = n if budget is None else budget
@@ -69,34 +77,60 @@ def certify_chain(
     if chain.nonnegative:
         checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
     value = _value(chain, signal) + (0.0 if penalty is None else penalty * count)
-    if chain.bump > 0:
-        value += chain.bump * count_bumps(chosen)
-    slope = _slope(chain, signal)
+    slope = slope_of(chain, signal)
     on = signal != 0
-    checks.append(_steepest(slope[on], chain.weights * chain.y, scale))
+    checks.append(steepest_check(slope[on], chain.weights * chain.y, scale))
     at_zero = float(chain.weights @ chain.y**2)
     plain = not chain.nonnegative and chain.kinds is None
     if budget is not None and plain and _operations(n, budget) <= ALL_COUNTS:
         bound = float(best_by_counts(chain.y, chain.weights, chain.edges, budget))
         measures["bound_method"] = "every last zero and count"
     elif budget is None and not chain.nonnegative and n <= ALL_ZEROS:
-        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, chain.bump))
+        bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, 0.0))
         measures["bound_method"] = "every last zero"
     else:
         bound, violation = _by_messages(chain, cost)
         measures["bound_method"] = "message inequalities"
         measures["violation"] = violation * scale**2
-        assumptions.append(
-            "Every candidate lies between the solutions for the positive and the negative part "
-            "of the data."
-        )
+        assumptions.append(INTERVAL)
         if budget is not None:
             bound -= found.penalty * budget
             if value - bound > TOL * max(value, 1e-12 * at_zero):
-                assumptions.append(
-                    "The bound is that of one multiplier; what the count-indexed program has "
-                    "closed beyond it is not recomputed here."
-                )
+                assumptions.append(MULTIPLIER)
+    return conclude(checks, assumptions, measures, value, bound, at_zero, scale)
+
+
+def conclude(
+    checks: list[Check],
+    assumptions: list[str],
+    measures: dict[str, Measure],
+    value: float,
+    bound: float,
+    at_zero: float,
+    scale: float,
+) -> Certificate:
+    """Return the certificate of a value and a lower bound, whatever has computed it.
+
+    Parameters
+    ----------
+    checks : list of Check
+        Checks of feasibility and slopes.
+    assumptions : list of str
+        What the bound rests on.
+    measures : dict of str to number or str
+        Numbers worth knowing.
+    value, bound : float
+        Objective and lower bound, in units of `scale` squared.
+    at_zero : float
+        Objective of the zero signal, without costs.
+    scale : float
+        Unit of the samples.
+
+    Returns
+    -------
+    Certificate
+        With the checks of the bound.
+    """
     slack = TOL * abs(value) + 1e-14 * at_zero
     if value < bound <= value + slack:
         # A bound that little above the value is rounding.
@@ -107,11 +141,11 @@ def certify_chain(
     bound, value, distance, slack = bound * unit, value * unit, distance * unit, slack * unit
     checks.append(Check("lower bound", bound, value + slack, Claim.GAP))
     checks.append(Check("distance to the lower bound", distance, slack, Claim.OPTIMAL))
-    claim = _claim(checks)
+    claim = strongest_claim(checks)
     return Certificate(claim, tuple(checks), tuple(assumptions), bound, gap, measures)
 
 
-def _steepest(slope: Floats, pull: Floats, scale: float) -> Check:
+def steepest_check(slope: Floats, pull: Floats, scale: float) -> Check:
     """Return the check that nothing on the support pulls."""
     largest = float(np.abs(pull).max()) or 1.0
     steepest = float(np.abs(slope).max(initial=0.0))
@@ -121,7 +155,12 @@ def _steepest(slope: Floats, pull: Floats, scale: float) -> Check:
 
 
 def certify_forest(
-    forest: Forest, found: Solution, *, budget: int | None, scale: float = 1.0
+    forest: Forest,
+    found: Solution,
+    *,
+    budget: int | None,
+    penalty: float | None,
+    scale: float = 1.0,
 ) -> Certificate:
     """Return what is proven of a signal on a forest.
 
@@ -130,20 +169,23 @@ def certify_forest(
     forest : Forest
         Data.
     found : Solution
-        What the program returned.
+        What the program returned; only its signal and its multiplier are used.
     budget : int or None
-        Most nonzeros; None in the penalized form.
+        Most nonzeros that count.
+    penalty : float or None
+        Cost of a nonzero that counts; exactly one of the two is given.
     scale : float, default=1.0
         Unit of the samples.
 
     Returns
     -------
     Certificate
-        Counts and slopes from the data and the signal. The lower bound is the program's own:
-        nothing else computes it for a forest, so that no claim rests on it.
+        With a lower bound by message inequalities, see `ellzero.kernels.tree_check`.
     """
     signal = found.signal
-    count = int(np.count_nonzero(signal))
+    price = found.penalty if penalty is None else penalty
+    count = forest.count(signal != 0)
+    measures: dict[str, Measure] = {"n_nonzero": int(np.count_nonzero(signal))}
     limit = forest.size if budget is None else budget
     checks = [Check("nonzeros", float(count), float(limit), Claim.FEASIBLE)]
     if forest.kinds is not None:
@@ -151,20 +193,33 @@ def certify_forest(
         checks.append(Check("nonzeros that are not allowed", wrong, 0.0, Claim.FEASIBLE))
     if forest.nonnegative:
         checks.append(Check("negative values", float((signal < 0).sum()), 0.0, Claim.FEASIBLE))
-    slope = forest.weights * (signal - forest.y)
-    inner = forest.parent >= 0
-    pull = forest.edges[inner] * (signal[inner] - signal[forest.parent[inner]])
+    y, w, parent, edges = forest.y, forest.weights, forest.parent, forest.edges
+    slope = w * (signal - y)
+    inner = parent >= 0
+    steps = signal[inner] - signal[parent[inner]]
+    pull = edges[inner] * steps
+    value = float(w @ (signal - y) ** 2 + pull @ steps)
+    value += 0.0 if penalty is None else penalty * count
     slope[inner] += pull
-    np.subtract.at(slope, forest.parent[inner], pull)
-    checks.append(_steepest(slope[signal != 0], forest.weights * forest.y, scale))
-    return Certificate(
-        _claim(checks, Claim.STATIONARY),
-        tuple(checks),
-        ("The lower bound on a forest is that of the program; nothing recomputes it.",),
-        None,
-        None,
-        {"n_nonzero": count, "bound_of_the_program": found.lower_bound * scale**2},
+    np.subtract.at(slope, parent[inner], pull)
+    checks.append(steepest_check(slope[signal != 0], w * y, scale))
+    at_zero = float(w @ y**2)
+    cost = forest.costs(price)
+    *_, rows, first, bases = tree_l0(y, w, parent, edges, cost, forest.nonnegative)
+    every = np.ones(forest.size, dtype=np.bool_)
+    low, high = (
+        solve_forest(part, w, parent, edges, every) for part in (y.clip(max=0), y.clip(0))
     )
+    if forest.nonnegative:
+        low = np.zeros(forest.size)
+    bound, violation = bound_of_forest(y, w, parent, edges, cost, low, high, rows, first, bases)
+    bound = float(bound) - (0.0 if budget is None else price * budget)
+    measures["bound_method"] = "message inequalities"
+    measures["violation"] = float(violation) * scale**2
+    assumptions = [INTERVAL]
+    if budget is not None and value - bound > TOL * max(value, 1e-12 * at_zero):
+        assumptions.append(MULTIPLIER)
+    return conclude(checks, assumptions, measures, value, bound, at_zero, scale)
 
 
 def _operations(n: int, budget: int) -> float:
@@ -172,7 +227,8 @@ def _operations(n: int, budget: int) -> float:
     return float(n) * min(n, budget) * max(budget, 1) / 2
 
 
-def _claim(checks: list[Check], most: Claim = Claim.OPTIMAL) -> Claim | None:
+def strongest_claim(checks: list[Check], most: Claim = Claim.OPTIMAL) -> Claim | None:
+    """Return the strongest claim up to `most` whose checks, and those before it, all pass."""
     best = None
     for claim in (Claim.FEASIBLE, Claim.STATIONARY, Claim.GAP, Claim.OPTIMAL):
         if claim > most or not all(check.passed for check in checks if check.claim is claim):
@@ -186,7 +242,8 @@ def _value(chain: Chain, signal: Floats) -> float:
     return float(fit + chain.edges @ np.diff(signal) ** 2)
 
 
-def _slope(chain: Chain, signal: Floats) -> Floats:
+def slope_of(chain: Chain, signal: Floats) -> Floats:
+    """Return half the gradient of the smooth part."""
     slope = chain.weights * (signal - chain.y)
     pull = chain.edges * np.diff(signal)
     slope[1:] += pull
@@ -195,8 +252,8 @@ def _slope(chain: Chain, signal: Floats) -> Floats:
 
 
 def _by_messages(chain: Chain, cost: Floats) -> tuple[float, float]:
-    y, w, edges, bump = chain.y, chain.weights, chain.edges, chain.bump
-    *_, kept, first, bases = sweep(y, w, edges, cost, bump, chain.nonnegative, True)
+    y, w, edges = chain.y, chain.weights, chain.edges
+    *_, kept, first, bases = sweep(y, w, edges, cost, 0.0, chain.nonnegative, True)
     low, high = domains(y, w, edges, chain.nonnegative)
-    bound, violation = bound_of_messages(y, w, edges, cost, bump, low, high, kept, first, bases)
+    bound, violation = bound_of_messages(y, w, edges, cost, 0.0, low, high, kept, first, bases)
     return float(bound), float(violation)

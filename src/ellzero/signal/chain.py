@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.core.result import Status
 from ellzero.kernels.chain import objective, solve_runs, sweep
 from ellzero.kernels.chain_budget import chain_counted
+from ellzero.signal.budget import Callback, Close, Line, search_budget
+from ellzero.signal.rules import solve_ruled
 from ellzero.signal.solution import Bools, Floats, Solution
-
-# Two tilted values closer than this, relatively, are the same.
-SAME = 1e-12
-# Share of the multiplier by which the first count-indexed program looks beyond the envelope, and
-# the factor by which the next one looks farther.
-FIRST_MARGIN, WIDEN = 0.05, 4.0
-
-Callback = Callable[[int, float, float], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +30,13 @@ class Chain:
         Whether the signal must not be negative.
     kinds : ndarray of shape (n,), int8, or None, default=None
         1 where a nonzero counts and costs, 0 where it is free, -1 where it is not allowed; None
-        means 1 everywhere.
+        means 1 everywhere. With rules a free node belongs to the support.
     bump : float, default=0.0
-        Cost of every run of nonzeros, at least 0.
+        Cost of every run of the support, at least 0.
+    most_bumps : int or None, default=None
+        Most runs.
+    length, distance : int, default=1
+        Fewest nodes of a run, and fewest zeros between two.
     """
 
     y: Floats
@@ -52,11 +45,20 @@ class Chain:
     nonnegative: bool = False
     kinds: NDArray[np.int8] | None = None
     bump: float = 0.0
+    most_bumps: int | None = None
+    length: int = 1
+    distance: int = 1
 
     @property
     def size(self) -> int:
         """Number of samples."""
         return int(self.y.shape[0])
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether runs are priced or restricted, so that the support is more than its nonzeros."""
+        limited = self.most_bumps is not None or self.length > 1 or self.distance > 1
+        return self.bump > 0 or limited
 
     def costs(self, price: float) -> Floats:
         """Return the cost of a nonzero at every node; infinity where it is not allowed."""
@@ -77,13 +79,26 @@ class Chain:
         cost = self.costs(price)
         return float(objective(signal, self.y, self.weights, self.edges, cost))
 
+    def program(self, price: float) -> tuple[float, Bools, int]:
+        """Return the value and support of the penalized program without rules, and its pieces."""
+        value, support, n_pieces, *_ = sweep(
+            self.y, self.weights, self.edges, self.costs(price), 0.0, self.nonnegative, False
+        )
+        return float(value), support, int(n_pieces)
+
 
 def count_bumps(support: Bools) -> int:
     """Return the number of runs of a support."""
     return int(np.count_nonzero(support[1:] & ~support[:-1]) + np.count_nonzero(support[:1]))
 
 
-def solve_penalized(chain: Chain, price: float) -> Solution:
+def solve_penalized(
+    chain: Chain,
+    price: float,
+    *,
+    time_limit: float | None = None,
+    callback: Callback | None = None,
+) -> Solution:
     """Return an optimal signal of the penalized form.
 
     Parameters
@@ -92,6 +107,10 @@ def solve_penalized(chain: Chain, price: float) -> Solution:
         Data.
     price : float
         Cost of a nonzero that counts.
+    time_limit : float or None, default=None
+        Seconds after which no further program begins, where the number of runs is limited.
+    callback : callable or None, default=None
+        Called as ``callback(n_programs, value, lower_bound)`` there; a true return value stops.
 
     Returns
     -------
@@ -103,14 +122,13 @@ def solve_penalized(chain: Chain, price: float) -> Solution:
     Time proportional to the pieces of all messages: a few times n, more for smoothness far above
     the weights.
     """
-    value, support, n_pieces, most, held, *_ = sweep(
-        chain.y, chain.weights, chain.edges, chain.costs(price), chain.bump, chain.nonnegative,
-        False,
-    )  # fmt: skip
-    signal = chain.refit(support & ~held)
+    if chain.has_rules:
+        return solve_ruled(chain, price=price, time_limit=time_limit, callback=callback)
+    value, support, n_pieces, most, *_ = sweep(
+        chain.y, chain.weights, chain.edges, chain.costs(price), 0.0, chain.nonnegative, False
+    )
+    signal = chain.refit(support)
     found = chain.value(signal, price)
-    if chain.bump > 0.0:
-        found += chain.bump * count_bumps(support) + price * chain.count(support & (signal == 0.0))
     return Solution(
         signal,
         support,
@@ -120,16 +138,6 @@ def solve_penalized(chain: Chain, price: float) -> Solution:
         price,
         measures={"n_programs": 1, "n_pieces": int(n_pieces), "most_pieces": int(most)},
     )
-
-
-class Line(NamedTuple):
-    """A penalized program that has been solved: a line below the optimal value over budgets."""
-
-    price: float
-    tilted: float
-    n_counted: int
-    value: float
-    support: Bools
 
 
 def solve_budgeted(
@@ -163,155 +171,28 @@ def solve_budgeted(
 
     Notes
     -----
-    Multipliers first: every penalized program gives a line below the optimal value as a function
-    of the budget, and their envelope is found with a handful of programs. Where it does not touch
-    the budget, the count-indexed program closes the gap, in a window around the envelope that is
-    widened until it proves optimality.
+    See `ellzero.signal.budget.search_budget`; with rules on the support,
+    `ellzero.signal.rules.solve_ruled`.
     """
-    began = time.perf_counter()
-    search = _Envelope(chain, budget, [] if lines is None else lines)
-    stopped: Status | None = None
-    while not search.done:
-        search.step()
-        if callback is not None and callback(search.n_programs, search.value, search.bound):
-            stopped = Status.INTERRUPTED
-        elif time_limit is not None and time.perf_counter() - began > time_limit:
-            stopped = Status.TIME_LIMIT
-        if stopped is not None and not search.done:
-            return search.solution(stopped)
-    if search.is_exact or stopped is not None:
-        return search.solution(Status.CONVERGED if search.is_exact else stopped)
-    price = search.price
-    flipped = sweep(
-        chain.y[::-1].copy(), chain.weights[::-1].copy(), chain.edges[::-1].copy(),
-        chain.costs(price)[::-1].copy(), 0.0, chain.nonnegative, True,
-    )  # fmt: skip
+    if chain.has_rules:
+        return solve_ruled(chain, budget=budget, time_limit=time_limit, callback=callback)
     kinds = np.ones(chain.size, dtype=np.int8) if chain.kinds is None else chain.kinds
-    tilted, margin, n_states = search.bound + price * budget, FIRST_MARGIN * price, 0
-    while True:
-        limit = tilted + margin
-        best, support, states = chain_counted(
-            chain.y, chain.weights, chain.edges, kinds, price, budget, chain.nonnegative,
-            limit + SAME * abs(limit), flipped[5], flipped[6], flipped[7],
+
+    def prepare(price: float) -> Close:
+        flipped = sweep(
+            chain.y[::-1].copy(), chain.weights[::-1].copy(), chain.edges[::-1].copy(),
+            chain.costs(price)[::-1].copy(), 0.0, chain.nonnegative, True,
         )  # fmt: skip
-        n_states += int(states)
-        search.n_programs += 1
-        if math.isfinite(best):
-            search.offer(support)
-        if best <= limit:
-            search.bound = max(search.bound, min(search.value, float(best) - price * budget))
-            search.is_exact = True
-            break
-        # Everything within the window has been looked at: nothing is better than its edge.
-        search.bound = max(search.bound, min(search.value, limit - price * budget))
-        if callback is not None and callback(search.n_programs, search.value, search.bound):
-            stopped = Status.INTERRUPTED
-            break
-        if time_limit is not None and time.perf_counter() - began > time_limit:
-            stopped = Status.TIME_LIMIT
-            break
-        margin *= WIDEN
-    return search.solution(stopped or Status.CONVERGED, n_states=n_states)
 
+        def close(limit: float) -> tuple[float, Bools, int]:
+            best, support, states = chain_counted(
+                chain.y, chain.weights, chain.edges, kinds, price, budget, chain.nonnegative,
+                limit, flipped[5], flipped[6], flipped[7],
+            )  # fmt: skip
+            return float(best), support, int(states)
 
-class _Envelope:
-    """Lower envelope of the optimal value over budgets, around one of them."""
+        return close
 
-    def __init__(self, chain: Chain, budget: int, lines: list[Line]) -> None:
-        self.chain = chain
-        self.budget = budget
-        self.lines = lines
-        self.n_programs = 0
-        self.n_pieces = 0
-        self.price = 0.0
-        self.is_exact = False
-        self.done = False
-        # Counts and values on both sides of the budget: all off that counts, and all on that pays.
-        self._low: tuple[int, float] | None = None
-        self._high: tuple[int, float] | None = None
-        self.support: Bools = np.zeros(chain.size, dtype=np.bool_)
-        self.signal: Floats = np.zeros(chain.size)
-        self.value = chain.value(self.signal, 0.0)
-        self.bound = -math.inf
-        for line in lines:
-            self._take(line)
-            if self.done:
-                return
-
-    def offer(self, support: Bools) -> float:
-        """Take a support when it is within the budget and better; return its value."""
-        signal = self.chain.refit(support)
-        value = self.chain.value(signal, 0.0)
-        if self.chain.count(signal != 0.0) <= self.budget and value < self.value:
-            self.signal, self.support, self.value = signal, support, value
-        return value
-
-    def step(self) -> None:
-        """Solve one penalized program."""
-        chain = self.chain
-        if self._high is None:
-            price = 0.0
-        elif self._low is None:
-            price = math.inf
-        else:
-            (low, f_low), (high, f_high) = self._low, self._high
-            price = (f_low - f_high) / (high - low)
-        costs = chain.costs(price)
-        tilted, support, n_pieces, *_ = sweep(
-            chain.y, chain.weights, chain.edges, costs, 0.0, chain.nonnegative, False
-        )
-        self.n_programs += 1
-        self.n_pieces += int(n_pieces)
-        value = chain.value(chain.refit(support), 0.0)
-        line = Line(price, float(tilted), chain.count(support), value, support)
-        self.lines.append(line)
-        self._take(line)
-
-    def _take(self, line: Line) -> None:
-        """Learn from a solved program; done where it closes the gap or no line drops."""
-        price, tilted, count, value, support = line
-        if count <= self.budget and value < self.value:
-            self.offer(support)
-        bound = tilted - (price * self.budget if self.budget else 0.0)
-        if math.isinf(price):
-            bound = value if self.budget == 0 else -math.inf
-        if bound > self.bound:
-            self.bound, self.price = bound, price
-        settled = self.value - self.bound <= SAME * abs(self.value)
-        at_budget = count == self.budget and math.isfinite(price)
-        if settled or at_budget or (price == 0.0 and count <= self.budget):
-            if not settled:
-                self.bound = max(self.bound, min(bound, value))
-            if not settled or math.isinf(self.price):
-                self.price = price if math.isfinite(price) else 0.0
-            self.is_exact = self.done = True
-            return
-        low, high = self._low, self._high
-        if low is not None and high is not None:
-            slope = (low[1] - high[1]) / (high[0] - low[0])
-            chord = low[1] + slope * low[0]
-            inside = low[0] < count < high[0]
-            if slope == price and (not inside or tilted >= chord - SAME * abs(chord)):
-                self.done = True
-                return
-        if count < self.budget:
-            if low is None or count > low[0]:
-                self._low = (count, value)
-        elif count > self.budget and (high is None or count < high[0]):
-            self._high = (count, value)
-
-    def solution(self, status: Status | None, *, n_states: int = 0) -> Solution:
-        """Return the best signal so far with its bound."""
-        return Solution(
-            self.signal,
-            self.support,
-            self.value,
-            min(self.bound, self.value),
-            self.price,
-            status or Status.CONVERGED,
-            {
-                "n_programs": self.n_programs,
-                "n_pieces": self.n_pieces,
-                "n_states": n_states,
-            },
-        )
+    return search_budget(
+        chain, budget, prepare, time_limit=time_limit, callback=callback, lines=lines
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,14 @@ from sklearn.base import BaseEstimator, clone  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted  # noqa: TID253
 
 from ellzero.errors import IncompatibleError, InvalidParameterError
+from ellzero.signal.budget import Callback, Line
 from ellzero.signal.certificate import certify_chain, certify_forest
-from ellzero.signal.chain import Chain, Line, solve_budgeted, solve_penalized
+from ellzero.signal.certificate_graph import certify_mesh
+from ellzero.signal.certificate_rules import certify_ruled
+from ellzero.signal.chain import Chain, solve_budgeted, solve_penalized
 from ellzero.signal.criteria import ebic
+from ellzero.signal.graph import Mesh
+from ellzero.signal.grid import solve_mesh
 from ellzero.signal.inputs import (
     Samples,
     read_budgets,
@@ -23,6 +29,7 @@ from ellzero.signal.inputs import (
     read_smoothness,
     root_forest,
 )
+from ellzero.signal.rules import least_sizes
 from ellzero.signal.solution import Integers
 from ellzero.signal.tree import Forest, solve_forest_budgeted, solve_forest_penalized
 from ellzero.validation import check_choice, check_integer, check_real
@@ -39,7 +46,8 @@ class SparseSmooth(BaseEstimator):
     Parameters
     ----------
     smoothness : float or ndarray of shape (n_edges,), default=1.0
-        Weight of the squared difference along every edge. Must be at least 0.
+        Weight of the squared difference along every edge. Must be at least 0. The edges of a
+        grid are those along its rows, row by row, then those along its columns, row by row.
     n_nonzero : int or None, default=None
         Most nonzeros. Must be in [0, n_samples] once data are seen.
     penalty : float or None, default=None
@@ -48,16 +56,24 @@ class SparseSmooth(BaseEstimator):
     nonnegative : bool, default=False
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
-        Which samples are neighbors: the next one, or pairs of positions that make a forest.
+        Which samples are neighbors: the next one, those beside, above and below, or pairs of
+        positions of the flattened samples.
     bump_penalty : float, default=0.0
-        Cost of every bump, a run of nonzeros on a chain; with `penalty` only. Must be at least 0.
+        Cost of every bump, a run of the support on a chain. Must be at least 0.
+    n_bumps : int or None, default=None
+        Most bumps on a chain; None means no limit.
+    min_length : int, default=1
+        Fewest samples of a bump on a chain. Must be at least 1.
+    min_distance : int, default=1
+        Fewest zeros between two bumps on a chain. Must be at least 1.
     known_zeros : array of int or None, default=None
         Positions where the signal is zero.
     known_ones : array of int or None, default=None
-        Positions where the signal may differ from zero at no cost. In a budget they count,
-        whether they differ from zero or not.
+        Positions of the support: the signal may differ from zero there at no cost. In a budget
+        they count, whether they differ from zero or not.
     time_limit : float or None, default=None
-        Seconds after which no further program begins; None means no limit.
+        Seconds after which no further program begins, and the best signal so far is returned
+        with the bound so far; None means no limit.
     certify : bool, default=True
         Whether to compute the certificate.
 
@@ -66,8 +82,8 @@ class SparseSmooth(BaseEstimator):
     signal_ : ndarray of the shape of `y`, or pandas.Series with its index
         The estimate.
     support_ : ndarray of shape (n_nonzero,), int64
-        Positions of its nonzeros, in the order of the flattened samples. With `nonnegative` and
-        `bump_penalty`, a zero that holds two parts of a bump together belongs to it.
+        Positions of its nonzeros, in the order of the flattened samples. With rules on bumps,
+        the whole bumps: a sample of a bump belongs to it and counts even where it is at zero.
     value_ : float
         The objective, with `penalty` where it was given.
     lower_bound_ : float
@@ -84,19 +100,27 @@ class SparseSmooth(BaseEstimator):
     Raises
     ------
     InvalidParameterError
-        If a parameter is out of range, or samples, weights and graph do not fit.
+        If a parameter is out of range, samples, weights and graph do not fit, or no support
+        keeps to the rules.
     NonFiniteError
         If a sample is infinite, or none is a number.
     IncompatibleError
-        If the graph has cycles.
+        If bumps have a cost and the graph is no chain, or they and a budget are given.
 
     Notes
     -----
-    Exact on chains, penalized or with a budget, and on forests in the penalized form; budgets on
-    forests come with the gap that multipliers leave. The certificate recomputes the lower bound
-    on chains: for budgets on long or nonnegative chains, or with known zeros and ones, that of
-    one multiplier; on forests it checks count and slopes only. Time is a few times n_samples,
+    Exact on chains, penalized or with a budget, with all rules on the support and their
+    combinations, and on forests, penalized or with a budget. The certificate recomputes the lower
+    bound with other code; for budgets and limits on bumps on long chains, and for budgets on
+    forests, that of the multipliers, and says so. Time is a few times n_samples,
     more where `smoothness` is far above the weights. NaN are missing samples: their weight is 0.
+
+    On grids and other graphs with cycles, penalized signals that cannot be negative
+    (`nonnegative`, or data at or above zero) are mostly proven optimal, by exact sweeps over
+    lines and submodular minimization on windows [3]_; signs of both kinds and budgets come with
+    a bound by Lagrangian decomposition into lines or forests. The certificate repeats the steps
+    of the proof with other code, except for forests: where multipliers on forests prove the
+    bound, it checks count and slopes only.
 
     References
     ----------
@@ -104,6 +128,8 @@ class SparseSmooth(BaseEstimator):
        convexification of l0-formulations", JMLR 22(52), 2021, arXiv:1811.02655.
     .. [2] P. Liu, S. Fattahi, A. Gomez and S. Kucukyavuz, "A graph-based decomposition method for
        convex quadratic optimization with indicators", arXiv:2110.12547.
+    .. [3] A. Gomez and S. Han, "Convex submodular minimization with indicator variables",
+       arXiv:2209.13161.
 
     Examples
     --------
@@ -124,6 +150,9 @@ class SparseSmooth(BaseEstimator):
         nonnegative: bool = False,
         graph: Any = "chain",
         bump_penalty: float = 0.0,
+        n_bumps: int | None = None,
+        min_length: int = 1,
+        min_distance: int = 1,
         known_zeros: Any = None,
         known_ones: Any = None,
         time_limit: float | None = None,
@@ -135,12 +164,17 @@ class SparseSmooth(BaseEstimator):
         self.nonnegative = nonnegative
         self.graph = graph
         self.bump_penalty = bump_penalty
+        self.n_bumps = n_bumps
+        self.min_length = min_length
+        self.min_distance = min_distance
         self.known_zeros = known_zeros
         self.known_ones = known_ones
         self.time_limit = time_limit
         self.certify = certify
 
-    def fit(self, y: Any, sample_weight: Any = None) -> SparseSmooth:
+    def fit(
+        self, y: Any, sample_weight: Any = None, *, callback: Callback | None = None
+    ) -> SparseSmooth:
         """Estimate the signal behind samples.
 
         Parameters
@@ -149,6 +183,10 @@ class SparseSmooth(BaseEstimator):
             Samples; NaN are missing.
         sample_weight : array of the shape of `y`, or None, default=None
             Weight of every sample; 0 leaves it out.
+        callback : callable or None, default=None
+            Called as ``callback(n_calls, value, lower_bound)`` by methods that go in rounds, with
+            `y` in units of its largest magnitude; a true return value stops, as an interrupt from
+            the keyboard does on grids and graphs, and what there is becomes the fit.
 
         Returns
         -------
@@ -161,7 +199,7 @@ class SparseSmooth(BaseEstimator):
                 f"Exactly one of `n_nonzero` and `penalty` must be given, got {given}.",
                 "Pass `n_nonzero=20` for a budget, or `penalty=0.1` for a cost of each nonzero.",
             )
-        return self._fit(self._read(y, sample_weight), self.n_nonzero, [])
+        return self._fit(self._read(y, sample_weight), self.n_nonzero, [], callback)
 
     def _read(self, y: Any, sample_weight: Any) -> _Posed:
         """Return everything that does not depend on the budget, checked."""
@@ -170,6 +208,10 @@ class SparseSmooth(BaseEstimator):
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0)
         bump = check_real("bump_penalty", self.bump_penalty, 0.0)
+        if self.n_bumps is not None:
+            check_integer("n_bumps", self.n_bumps, 0)
+        check_integer("min_length", self.min_length, 1)
+        check_integer("min_distance", self.min_distance, 1)
         samples = read_samples(y, sample_weight)
         n = samples.y.size
         graph = read_graph(self.graph, samples.shape)
@@ -187,16 +229,21 @@ class SparseSmooth(BaseEstimator):
             kinds[zeros], kinds[ones] = -1, 0
         if graph.kind == "chain":
             scaled = bump / samples.scale**2
-            chain = Chain(samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled)
+            chain = Chain(
+                samples.y, samples.weights, edges, bool(self.nonnegative), kinds, scaled,
+                self.n_bumps, self.min_length, self.min_distance,
+            )  # fmt: skip
             return _Posed(samples, chain)
+        for name in self._rules():
+            raise IncompatibleError(f"`{name}` needs a chain, got a {graph.noun}.")
         if graph.kind != "forest":
-            raise IncompatibleError(
-                f"`graph` must be a chain or a forest, got a graph with {graph.n_edges} edges "
-                f"between {n} samples, which has cycles.",
-                "Leave edges out until no cycle is left.",
-            )
-        if bump > 0:
-            raise IncompatibleError("`bump_penalty` needs a chain, got a forest.")
+            shape = samples.shape if graph.kind == "grid" else None
+            held = edges > 0
+            mesh = Mesh(
+                samples.y, samples.weights, graph.first[held], graph.second[held], edges[held],
+                bool(self.nonnegative), kinds, None if shape is None else (shape[0], shape[1]),
+            )  # fmt: skip
+            return _Posed(samples, mesh)
         rooted = root_forest(graph, n)
         order = rooted.order
         up = np.where(rooted.edge >= 0, edges[rooted.edge] if edges.size else 0.0, 0.0)
@@ -206,7 +253,23 @@ class SparseSmooth(BaseEstimator):
         )  # fmt: skip
         return _Posed(samples, forest, order)
 
-    def _fit(self, posed: _Posed, n_nonzero: int | None, lines: list[Line]) -> SparseSmooth:
+    def _rules(self) -> list[str]:
+        """Return the names of the rules on bumps that are given."""
+        given = {
+            "bump_penalty": self.bump_penalty > 0,
+            "n_bumps": self.n_bumps is not None,
+            "min_length": self.min_length > 1,
+            "min_distance": self.min_distance > 1,
+        }
+        return [name for name, here in given.items() if here]
+
+    def _fit(
+        self,
+        posed: _Posed,
+        n_nonzero: int | None,
+        lines: list[Line],
+        callback: Callback | None = None,
+    ) -> SparseSmooth:
         """Solve for one budget, or the penalized form, and keep the answer."""
         samples, data = posed.samples, posed.data
         unit = samples.scale**2
@@ -215,30 +278,51 @@ class SparseSmooth(BaseEstimator):
             price = float(self.penalty or 0.0) / unit
         else:
             budget = self._check_budget(n_nonzero, data)
+        if isinstance(data, Chain) and data.has_rules:
+            self._check_rules(data, budget)
         certificate = None
         if isinstance(data, Chain):
             if price is not None:
-                found = solve_penalized(data, price)
+                found = solve_penalized(data, price, time_limit=self.time_limit, callback=callback)
             else:
-                found = solve_budgeted(data, budget or 0, time_limit=self.time_limit, lines=lines)
+                found = solve_budgeted(
+                    data, budget or 0, time_limit=self.time_limit, callback=callback, lines=lines
+                )
             if self.certify:
-                certificate = certify_chain(
+                certify = certify_ruled if data.has_rules else certify_chain
+                certificate = certify(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
+        elif isinstance(data, Mesh):
+            found = solve_mesh(
+                data, price=price, budget=budget, time_limit=self.time_limit, callback=callback
+            )
+            if self.certify:
+                certificate = certify_mesh(
                     data, found, budget=budget, penalty=price, scale=samples.scale
                 )
         else:
             if price is not None:
                 found = solve_forest_penalized(data, price)
             else:
-                found = solve_forest_budgeted(data, budget or 0, time_limit=self.time_limit)
+                found = solve_forest_budgeted(
+                    data,
+                    budget or 0,
+                    time_limit=self.time_limit,
+                    callback=callback,
+                    lines=lines,
+                )
             if self.certify:
-                certificate = certify_forest(data, found, budget=budget, scale=samples.scale)
+                certificate = certify_forest(
+                    data, found, budget=budget, penalty=price, scale=samples.scale
+                )
         if posed.order is not None:
             signal, support = np.empty_like(found.signal), np.empty_like(found.support)
             signal[posed.order], support[posed.order] = found.signal, found.support
             found = replace(found, signal=signal, support=support)
         chosen = found.signal != 0
-        if isinstance(data, Chain) and data.bump > 0:
-            chosen |= found.support
+        if isinstance(data, Chain) and data.has_rules:
+            chosen = found.support
         self.solution_ = found
         self.signal_ = samples.restore(found.signal * samples.scale)
         self.support_ = np.flatnonzero(chosen).astype(np.int64)
@@ -249,7 +333,7 @@ class SparseSmooth(BaseEstimator):
         self.certificate_ = certificate
         return self
 
-    def _check_budget(self, n_nonzero: Any, data: Chain | Forest) -> int:
+    def _check_budget(self, n_nonzero: Any, data: Chain | Forest | Mesh) -> int:
         """Return how many nonzeros that count are allowed."""
         n = data.size
         check_integer("n_nonzero", n_nonzero, 0)
@@ -257,17 +341,8 @@ class SparseSmooth(BaseEstimator):
             raise InvalidParameterError(
                 f"`n_nonzero` must be at most {n}, the number of samples, got {n_nonzero}."
             )
-        if isinstance(data, Chain) and data.bump > 0:
-            raise IncompatibleError(
-                "`bump_penalty` needs `penalty`, got a budget.", "Pass `penalty=0.1`."
-            )
         if data.kinds is None:
             return int(n_nonzero)
-        if isinstance(data, Forest):
-            raise IncompatibleError(
-                "`known_zeros` and `known_ones` with a budget need a chain, got a forest.",
-                "Pass `penalty=0.1`.",
-            )
         ones = int(np.count_nonzero(data.kinds == 0))
         if n_nonzero < ones:
             raise InvalidParameterError(
@@ -275,6 +350,27 @@ class SparseSmooth(BaseEstimator):
                 f"{n_nonzero}."
             )
         return int(n_nonzero) - ones
+
+    def _check_rules(self, chain: Chain, budget: int | None) -> None:
+        """Raise when no support keeps to the rules."""
+        n_bumps, n_nonzero = least_sizes(chain)
+        if math.isinf(n_bumps):
+            raise InvalidParameterError(
+                "No support has `known_zeros` and `known_ones` as given with bumps of at least "
+                f"{chain.length} samples and at least {chain.distance} zeros between them.",
+                "Reduce `min_length` or `min_distance`, or give fewer known positions.",
+            )
+        if chain.most_bumps is not None and n_bumps > chain.most_bumps:
+            raise InvalidParameterError(
+                f"`n_bumps` must be at least {n_bumps:.0f} to hold the `known_ones`, got "
+                f"{chain.most_bumps}."
+            )
+        if budget is not None and n_nonzero > budget:
+            ones = 0 if chain.kinds is None else int(np.count_nonzero(chain.kinds == 0))
+            raise InvalidParameterError(
+                f"`n_nonzero` must be at least {n_nonzero + ones:.0f} to hold the `known_ones` in "
+                f"bumps that keep to the rules, got {budget + ones}."
+            )
 
     def predict(self) -> Any:
         """Return the signal."""
@@ -349,7 +445,8 @@ class SparseSmooth(BaseEstimator):
         posed = self._read(y, sample_weight)
         data = posed.data
         if not isinstance(data, Chain):
-            raise IncompatibleError("`select` needs a chain, got a forest.")
+            noun = "forest" if isinstance(data, Forest) else "graph with cycles"
+            raise IncompatibleError(f"`select` needs a chain, got a {noun}.")
         budgets = _budgets(data) if n_nonzero is None else read_budgets(n_nonzero)
         for budget in budgets:
             self._check_budget(budget, data)
@@ -380,13 +477,16 @@ class _Posed:
     """Samples with the data of the program that is solved for them."""
 
     samples: Samples
-    data: Chain | Forest
+    data: Chain | Forest | Mesh
     order: Integers | None = None
 
 
 def _budgets(chain: Chain) -> list[int]:
     """Return budgets from the known ones to half of the samples, evenly spread on a log scale."""
     least = 0 if chain.kinds is None else int(np.count_nonzero(chain.kinds == 0))
+    if chain.has_rules:
+        smallest = least_sizes(chain)[1]
+        least += int(smallest) if math.isfinite(smallest) else 0
     most = max((chain.size + 1) // 2, least)
     spread = np.geomspace(1, max(most - least, 1), 20)
     return sorted({least, *(min(most, least + round(k)) for k in spread.tolist())})
@@ -400,6 +500,10 @@ def denoise(
     penalty: float | None = None,
     nonnegative: bool = False,
     graph: Any = "chain",
+    bump_penalty: float = 0.0,
+    n_bumps: int | None = None,
+    min_length: int = 1,
+    min_distance: int = 1,
     sample_weight: Any = None,
 ) -> Any:
     """Return the sparse and smooth signal behind samples, see `SparseSmooth`.
@@ -418,6 +522,12 @@ def denoise(
         Whether the signal must not be negative.
     graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
         Which samples are neighbors.
+    bump_penalty : float, default=0.0
+        Cost of every bump on a chain.
+    n_bumps : int or None, default=None
+        Most bumps on a chain.
+    min_length, min_distance : int, default=1
+        Fewest samples of a bump, and fewest zeros between two, on a chain.
     sample_weight : array of the shape of `y`, or None, default=None
         Weight of every sample; 0 leaves it out.
 
@@ -438,6 +548,10 @@ def denoise(
         penalty=penalty,
         nonnegative=nonnegative,
         graph=graph,
+        bump_penalty=bump_penalty,
+        n_bumps=n_bumps,
+        min_length=min_length,
+        min_distance=min_distance,
         certify=False,
     )
     return estimator.fit(y, sample_weight).signal_

@@ -211,6 +211,11 @@ class Graph:
         """Number of edges."""
         return int(self.first.shape[0])
 
+    @property
+    def noun(self) -> str:
+        """What it is called in a sentence."""
+        return {"general": "graph with cycles"}.get(self.kind, self.kind)
+
 
 def read_graph(graph: Any, shape: tuple[int, ...]) -> Graph:
     """Return the graph that a word or a list of edges means.
@@ -242,7 +247,8 @@ def read_graph(graph: Any, shape: tuple[int, ...]) -> Graph:
             kind = "chain" if 1 in shape else "grid"
             return Graph(kind, first, second)
         raise InvalidParameterError(
-            f"`graph` must be 'chain', 'grid' or a list of edges, got {graph!r}."
+            f"`graph` must be 'chain', 'grid' or a list of edges, got {graph!r}.",
+            "A tree, or any other graph, is given by its edges: an array of shape (n_edges, 2).",
         )
     try:
         edges = np.asarray(graph)
@@ -269,6 +275,13 @@ def read_graph(graph: Any, shape: tuple[int, ...]) -> Graph:
         node = int(edges[edges[:, 0] == edges[:, 1]][0, 0])
         raise InvalidParameterError(f"`graph` must not join a sample to itself, got {node}.")
     first, second = edges.min(axis=1), edges.max(axis=1)
+    keys, counts = np.unique(first * n + second, return_counts=True)
+    if (counts > 1).any():
+        twice = divmod(int(keys[counts > 1][0]), n)
+        raise InvalidParameterError(
+            f"`graph` must hold every edge once, got {twice} {int(counts.max())} times.",
+            "Add up their smoothness weights.",
+        )
     if edges.shape[0] == n - 1 and (second == first + 1).all() and np.unique(first).size == n - 1:
         order = np.argsort(first)
         if (order == np.arange(n - 1)).all():

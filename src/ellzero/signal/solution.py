@@ -39,6 +39,8 @@ class Solution:
         Why the method stopped.
     measures : mapping of str to number or str
         Work done: programs, pieces, states, rounds.
+    proof : object or None, default=None
+        What a certificate needs to check the lower bound on a graph with cycles.
     """
 
     signal: Floats
@@ -48,6 +50,7 @@ class Solution:
     penalty: float
     status: Status = Status.CONVERGED
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    proof: object | None = field(default=None, repr=False)
 
     @property
     def n_nonzero(self) -> int:

@@ -1,16 +1,15 @@
-"""Trees and forests: the exact program, penalized; budgets by the envelope of multipliers."""
+"""Trees and forests: the exact program, penalized or with a budget."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.core.result import Status
 from ellzero.kernels.tree import forest_objective, solve_forest, tree_l0
-from ellzero.signal.chain import SAME, Callback
+from ellzero.kernels.tree_budget import tree_counted
+from ellzero.signal.budget import Callback, Close, Line, search_budget
 from ellzero.signal.solution import Bools, Floats, Integers, Solution
 
 
@@ -53,12 +52,54 @@ class Forest:
         return np.where(self.kinds < 0, np.inf, np.where(self.kinds > 0, price, 0.0))
 
     def refit(self, support: Bools) -> Floats:
-        """Return the best signal on a support."""
-        return np.asarray(solve_forest(self.y, self.weights, self.parent, self.edges, support))
+        """Return the best signal on a support, nonnegative where it must be."""
+        signal = np.asarray(solve_forest(self.y, self.weights, self.parent, self.edges, support))
+        if not self.nonnegative or (signal >= 0).all():
+            return signal
+        # Ties left nodes on that turn negative: nodes enter where the slope at zero pulls them up.
+        inside, inner = np.zeros(self.size, dtype=np.bool_), self.parent >= 0
+        while True:
+            signal = np.asarray(
+                solve_forest(self.y, self.weights, self.parent, self.edges, inside)
+            )
+            pull = self.weights * (self.y - signal)
+            steps = self.edges[inner] * (signal[self.parent[inner]] - signal[inner])
+            pull[inner] += steps
+            np.subtract.at(pull, self.parent[inner], steps)
+            enter = support & ~inside & (pull > 0)
+            if not enter.any():
+                return signal
+            inside |= enter
 
-    def value(self, signal: Floats, cost: Floats) -> float:
-        """Return the objective, with the cost of every nonzero."""
+    def value(self, signal: Floats, price: float) -> float:
+        """Return the objective, with the price of every nonzero that counts."""
+        cost = self.costs(price)
         return float(forest_objective(signal, self.y, self.weights, self.parent, self.edges, cost))
+
+    def count(self, support: Bools) -> int:
+        """Return how many nodes of a support count."""
+        return int(np.count_nonzero(support if self.kinds is None else support & (self.kinds > 0)))
+
+    def program(self, price: float) -> tuple[float, Bools, int]:
+        """Return the value and support of the penalized program, and its pieces."""
+        value, support, n_pieces, *_ = tree_l0(
+            self.y, self.weights, self.parent, self.edges, self.costs(price), self.nonnegative
+        )
+        return float(value), support, int(n_pieces)
+
+    def joined(self) -> Forest:
+        """Return a tree: one more node, off, is the parent of all roots by edges of weight 0."""
+        kinds = np.ones(self.size, dtype=np.int8) if self.kinds is None else self.kinds
+        parent = np.where(self.parent < 0, self.size, self.parent)
+        edges = np.where(self.parent < 0, 0.0, self.edges)
+        return Forest(
+            np.append(self.y, 0.0),
+            np.append(self.weights, 0.0),
+            np.append(parent, -1),
+            np.append(edges, 0.0),
+            self.nonnegative,
+            np.append(kinds, np.int8(-1)),
+        )
 
 
 def solve_forest_penalized(forest: Forest, price: float) -> Solution:
@@ -80,12 +121,12 @@ def solve_forest_penalized(forest: Forest, price: float) -> Solution:
     -----
     Time and memory proportional to the pieces of all messages: a few times n.
     """
-    cost = forest.costs(price)
-    value, support, n_pieces, most = tree_l0(
-        forest.y, forest.weights, forest.parent, forest.edges, cost, forest.nonnegative
-    )
+    value, support, n_pieces, most, *_ = tree_l0(
+        forest.y, forest.weights, forest.parent, forest.edges, forest.costs(price),
+        forest.nonnegative,
+    )  # fmt: skip
     signal = forest.refit(support)
-    found = forest.value(signal, cost)
+    found = forest.value(signal, price)
     return Solution(
         signal,
         support,
@@ -102,85 +143,50 @@ def solve_forest_budgeted(
     *,
     time_limit: float | None = None,
     callback: Callback | None = None,
+    lines: list[Line] | None = None,
 ) -> Solution:
-    """Return a signal with at most `budget` nonzeros on a forest, and a bound.
+    """Return an optimal signal with at most `budget` nonzeros on a forest.
 
     Parameters
     ----------
     forest : Forest
         Data.
     budget : int
-        Most nonzeros.
+        Most nonzeros that count.
     time_limit : float or None, default=None
-        Seconds after which no further program begins.
+        Seconds after which no further program begins; the best signal so far is returned with the
+        bound of the envelope.
     callback : callable or None, default=None
         Called as ``callback(n_programs, value, lower_bound)``; a true return value stops.
+    lines : list of Line or None, default=None
+        Programs solved for other budgets of the same data, used and added to.
 
     Returns
     -------
     Solution
-        Optimal when the envelope of the penalized programs touches the budget; else the best
-        signal seen, filled up to the budget, with the bound of the envelope.
+        Optimal when its status is CONVERGED.
+
+    Notes
+    -----
+    See `ellzero.signal.budget.search_budget`; the count-indexed program splits the count at every
+    node over its children, `ellzero.kernels.tree_budget`.
     """
-    began = time.perf_counter()
-    n = forest.size
-    free = np.zeros(n)
-    best = free
-    value = forest.value(free, free)
-    low, high = (0, value), None
-    bound, price, n_programs, n_pieces = 0.0, 0.0, 0, 0
-    status = Status.CONVERGED
-    support: Bools = np.zeros(n, dtype=np.bool_)
-    while budget > 0:
-        price = 0.0 if high is None else (low[1] - high[1]) / (high[0] - low[0])
-        found = solve_forest_penalized(forest, price)
-        n_programs += 1
-        n_pieces += int(found.measures["n_pieces"] or 0)
-        count = int(np.count_nonzero(found.support))
-        fit = found.value - price * found.n_nonzero
-        bound = max(bound, found.lower_bound - price * budget)
-        trimmed = _fill(forest, found, budget)
-        inside = forest.value(trimmed, free)
-        if inside < value:
-            best, value, support = trimmed, inside, trimmed != 0
-        if callback is not None and callback(n_programs, value, bound):
-            status = Status.INTERRUPTED
-            break
-        if value - bound <= SAME * abs(value) or count == budget:
-            break
-        if high is None:
-            if count <= budget:
-                break
-            high = (count, fit)
-            continue
-        line = low[1] + price * low[0]
-        if count in (low[0], high[0]) or found.lower_bound >= line - SAME * abs(line):
-            break
-        if count < budget:
-            low = (count, fit)
-        else:
-            high = (count, fit)
-        if time_limit is not None and time.perf_counter() - began > time_limit:
-            status = Status.TIME_LIMIT
-            break
-    if budget == 0:
-        bound = value
-    measures = {"n_programs": n_programs, "n_pieces": n_pieces}
-    return Solution(best, support, value, min(bound, value), price, status, measures)
+    tree = forest.joined()
 
+    def prepare(price: float) -> Close:
+        tilted, _, _, _, rows, first, bases = tree_l0(
+            tree.y, tree.weights, tree.parent, tree.edges, tree.costs(price), tree.nonnegative
+        )
 
-def _fill(forest: Forest, found: Solution, budget: int) -> Floats:
-    """Return the signal on the support, cut to the budget where it is too large."""
-    count = found.n_nonzero
-    if count <= budget:
-        return found.signal
-    # The nodes whose fit gains most by being on are kept.
-    gain = forest.weights * (forest.y**2 - (found.signal - forest.y) ** 2)
-    gain = np.where(found.signal != 0, gain, -np.inf)
-    keep = np.zeros(forest.size, dtype=np.bool_)
-    keep[np.argsort(-gain, kind="stable")[:budget]] = True
-    signal = forest.refit(keep)
-    if forest.nonnegative and (signal < 0).any():
-        signal = forest.refit(keep & (signal > 0))
-        return np.maximum(signal, 0.0)
-    return signal
+        def close(limit: float) -> tuple[float, Bools, int]:
+            best, support, states = tree_counted(
+                tree.y, tree.weights, tree.parent, tree.edges, tree.kinds, price, budget,
+                tree.nonnegative, limit - tilted, rows, first, bases,
+            )  # fmt: skip
+            return float(best), support[:-1], int(states)
+
+        return close
+
+    return search_budget(
+        forest, budget, prepare, time_limit=time_limit, callback=callback, lines=lines
+    )

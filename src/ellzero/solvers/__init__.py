@@ -2,10 +2,12 @@
 
 from ellzero.solvers.adagrad import AdaGrad
 from ellzero.solvers.branch_and_bound import BranchAndBound
+from ellzero.solvers.exact_subset import ExactSubset
 from ellzero.solvers.gradient_descent import GradientDescent
 from ellzero.solvers.polish import polish
 from ellzero.solvers.pursuit import HTP, OMP, CoSaMP, GraHTP, SubspacePursuit
 from ellzero.solvers.refit import Newton, refit
+from ellzero.solvers.splitting import RVSCGD, RVSM
 from ellzero.solvers.starts import dense_minimizer, make_starts, random_starts
 from ellzero.solvers.subset_search import SubsetSearch
 from ellzero.solvers.swaps import LocalSearch
@@ -23,10 +25,13 @@ __all__ = [
     "IHT",
     "NIHT",
     "OMP",
+    "RVSCGD",
+    "RVSM",
     "AcceleratedIHT",
     "AdaGrad",
     "BranchAndBound",
     "CoSaMP",
+    "ExactSubset",
     "GraHTP",
     "GradientDescent",
     "LocalSearch",

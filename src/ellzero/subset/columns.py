@@ -11,6 +11,8 @@ from ellzero.subset.results import Floats, Integers
 CACHE_BYTES = 2**29
 # Columns computed at once: the first time; later, at most, and as a share of those computed.
 FIRST_BLOCK, BLOCK, SHARE = 32, 16, 4
+# Pairs of features that are compared at once.
+PAIRS = 2**13
 # Twins share all bits in one of the tables, and have sketches that are alike; for at most so many
 # features, and at most so many pairs.
 TABLES, MIN_BITS, LOOK_AHEAD, ALIKE, MOST_TWINS, AT_MOST = 8, 10, 3, 0.85, 10**5, 64
@@ -106,9 +108,11 @@ class ScaledColumns:
         codes = np.zeros(self.n_usable, np.uint64)
         for row in signs:
             codes = codes << np.uint64(1) | row.astype(np.uint64)
-        pairs = []
+        p = self.n_usable
+        # Pairs are numbered, so that those of several tables are looked at once.
+        seen = np.zeros(0, np.int64)
         for table in range(TABLES):
-            key = np.zeros(self.n_usable, np.int16)
+            key = np.zeros(p, np.int16)
             # Strides differ, so that tables share few bits.
             for bit in range(width):
                 key = 2 * key + signs[(table * width + bit * (2 * table + 1)) % n_bits]
@@ -118,19 +122,21 @@ class ScaledColumns:
             key = key[order]
             for ahead in range(1, LOOK_AHEAD + 1):
                 at = np.flatnonzero(key[ahead:] == key[:-ahead])
-                pairs.append((order[at], order[at + ahead]))
-        first = np.concatenate([pair[0] for pair in pairs])
-        second = np.concatenate([pair[1] for pair in pairs])
-        differ = _count_bits(codes[first] ^ codes[second])
-        differ = np.minimum(differ, n_bits - differ)
-        close = np.flatnonzero(differ <= n_bits // 5)
-        first, second = first[close], second[close]
-        a, b = sketch[:, first], sketch[:, second]
-        inner = np.einsum("ij,ij->j", a, b)
-        alike = inner**2 / (np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b))
+                first, second = order[at], order[at + ahead]
+                differ = _count_bits(codes[first] ^ codes[second])
+                close = np.minimum(differ, n_bits - differ) <= n_bits // 5
+                seen = np.union1d(seen, first[close] * p + second[close])
+        alike = np.empty(seen.size)
+        for start in range(0, seen.size, PAIRS):
+            few = seen[start : start + PAIRS]
+            a, b = sketch[:, few // p], sketch[:, few % p]
+            inner = np.einsum("ij,ij->j", a, b)
+            alike[start : start + PAIRS] = inner**2 / (
+                np.einsum("ij,ij->j", a, a) * np.einsum("ij,ij->j", b, b)
+            )
         best = np.argsort(-alike, kind="stable")
         best = best[alike[best] > ALIKE**2][:AT_MOST]
-        return np.unique(np.concatenate([first[best], second[best]]))
+        return np.unique(np.concatenate([seen[best] // p, seen[best] % p]))
 
     def square(self, features: Integers) -> Floats:
         """Return the inner products among `features`."""
@@ -162,9 +168,16 @@ class ScaledColumns:
             return
         capacity = self.rows.shape[0]
         block = FIRST_BLOCK if self.n_computed == 0 else min(BLOCK, self.n_computed // SHARE)
+        closed = self.slots >= 0
+        ready = self.gram.ready
+        if ready is not None:
+            # What is there already is taken one by one, the rest in blocks.
+            ready = ready[self.order]
+            block = 0 if np.all(ready[missing]) else max(block, BLOCK)
+            closed |= ready
         more = min(block, capacity) - missing.size
         if more > 0:
-            scores = np.where(self.slots < 0, scores, -1.0)
+            scores = np.where(closed, -1.0, scores)
             scores[missing] = -1.0
             best = np.argpartition(-scores, min(more, scores.size - 1))[:more]
             missing = np.concatenate([missing, np.sort(best[scores[best] > 0])])

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ellzero.core.result import Measure, Status
+from ellzero.core.result import Measure, Status, TreeProof
 from ellzero.errors import InvalidParameterError
+from ellzero.subset.evidence import LIMIT, Evidence
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.results import Floats, Integers, Subset
 from ellzero.subset.tree import Box, States, Tree
@@ -67,6 +68,9 @@ class ExactResult:
         Lower bound before any branching.
     measures : mapping of str to number or str
         Work done: relaxations, enumerations, features fixed, features left at the root, models.
+    proof : TreeProof or None, default=None
+        Evidence of the lower bound, which `ellzero.certificates.check_tree` checks; None where it
+        was not asked for or outgrew its limit.
 
     Examples
     --------
@@ -85,6 +89,7 @@ class ExactResult:
     seconds: float
     root_bound: float
     measures: Mapping[str, Measure] = field(default_factory=dict)
+    proof: TreeProof | None = None
 
     @property
     def gap(self) -> float:
@@ -105,6 +110,7 @@ def prove(
     max_nodes: int | None = None,
     tol: float = 1e-6,
     callback: Callable[[Progress], bool | None] | None = None,
+    evidence: int = LIMIT,
 ) -> ExactResult:
     r"""Find the best subset of at most `budget` features and prove it.
 
@@ -133,6 +139,8 @@ def prove(
         Relative gap at which the proof is complete. Must be positive.
     callback : callable or None, default=None
         Called with a `Progress` some times a second; a true return value stops the search.
+    evidence : int, default=1000000
+        Numbers up to which evidence is kept; 0 keeps none.
 
     Returns
     -------
@@ -186,6 +194,7 @@ def prove(
         check_real("time_limit", time_limit, 0.0)
     if max_nodes is not None:
         check_integer("max_nodes", max_nodes, 0)
+    check_integer("evidence", evidence, 0)
     kept = _features("always", always, p)
     banned = _features("forbidden", forbidden, p)
     both = np.intersect1d(kept, banned)
@@ -209,8 +218,9 @@ def prove(
         return time_limit is not None and time.perf_counter() - began >= time_limit
 
     tree = Tree(
-        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget, late
-    )
+        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget,
+        late, Evidence(problem.names, evidence),
+    )  # fmt: skip
     status = Status.CONVERGED
     try:
         _first_incumbent(problem, tree, start)
@@ -312,6 +322,7 @@ class _Problem:
                 "models": tree.models,
                 "boxes open": tree.n_open,
             },
+            proof=tree.evidence.proof(),
         )
 
     def _subset(self, chosen: Integers) -> Subset:
@@ -323,9 +334,11 @@ class _Problem:
             block = self.gram.block(support) + self.shrinkage * np.eye(support.size)
             scale = np.sqrt(block.diagonal())
             target = self.gram.cross[support] / scale[:, None]
-            solved = np.linalg.solve(block / scale / scale[:, None], target)
-            coef = np.asarray(solved, dtype=np.float64)
-            value = max(self.energy - float((coef * target).sum()), 0.0)
+            unit = block / scale / scale[:, None]
+            coef = np.asarray(np.linalg.solve(unit, target), dtype=np.float64)
+            # Errors of the coefficients enter by their squares.
+            value = self.energy - float((coef * (2.0 * target - unit @ coef)).sum())
+            value = max(value, 0.0)
             coef = coef / scale[:, None]
             there = coef[:, 0] != 0
             support, coef = support[there], coef[there]

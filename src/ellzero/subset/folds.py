@@ -48,6 +48,12 @@ class _Parts:
             self.x_shift = np.asarray(rows.T @ weight).ravel() / total
             self.y_shift = weight @ Y / total
         self.tables = [rows[part] for part in parts]
+        # Copies in double precision are centered once, in place.
+        self.centered = not self.sparse and rows.dtype == np.float64
+        if self.centered and fit_intercept:
+            for table in self.tables:
+                np.subtract(table, self.x_shift, out=table)
+        self.even = bool(np.all(weight == 1.0))
         self.weights = [weight[part] for part in parts]
         self.targets = [Y[part] - self.y_shift for part in parts]
         self.weight = np.array([w.sum() for w in self.weights])
@@ -69,13 +75,15 @@ class _Parts:
             size = max(2**17 // max(p, 1), 1)
             for start in range(0, table.shape[0], size):
                 at = slice(start, start + size)
-                part = table[at] - self.x_shift
+                part = table[at] if self.centered else table[at] - self.x_shift
                 self.x_sum[f] += w[at] @ part
                 self.cross[f] += part.T @ (y[at] * w[at][:, None])
                 self.diagonal[f] += w[at] @ (part * part)
         check_finite(self.diagonal.sum(axis=0), self.energy.sum(axis=0))
+        self.ready = np.zeros(p, bool)
         self._cache: dict[int, Floats] = {}
         self._total: dict[int, Floats] = {}
+        self._square: tuple[bytes, Floats] = b"", np.zeros((len(parts), 0, 0))
 
     def _load(self, index: Integers) -> None:
         """Compute the products of those columns that are not kept."""
@@ -85,7 +93,9 @@ class _Parts:
             if (len(self._cache) + missing.size) * n_parts * p * 8 > CACHE_BYTES:
                 self._cache.clear()
                 self._total.clear()
+                self.ready[:] = False
                 missing = index
+            self.ready[missing] = True
             fresh = np.empty((n_parts, missing.size, p))
             for f, (table, w) in enumerate(zip(self.tables, self.weights, strict=True)):
                 if self.sparse:
@@ -97,12 +107,16 @@ class _Parts:
                     fresh[f] -= self.x_shift[missing][:, None] * other
                     fresh[f] += (self.weight[f] * self.x_shift[missing])[:, None] * self.x_shift
                     continue
-                picked = (table[:, missing] - self.x_shift[missing]) * w[:, None]
-                if table.dtype == np.float64:
-                    np.matmul(picked.T, table, out=fresh[f])
-                else:
-                    fresh[f] = picked.T @ table.astype(np.float64)
-                fresh[f] -= picked.sum(axis=0)[:, None] * self.x_shift
+                picked = table[:, missing].T.astype(np.float64, order="C")
+                if not self.centered:
+                    picked -= self.x_shift[missing][:, None]
+                if not self.even:
+                    picked *= w
+                if self.centered:
+                    np.matmul(picked, table, out=fresh[f])
+                    continue
+                fresh[f] = picked @ table.astype(np.float64)
+                fresh[f] -= picked.sum(axis=1)[:, None] * self.x_shift
             total = fresh.sum(axis=0)
             for a, j in enumerate(missing.tolist()):
                 self._cache[j] = fresh[:, a]
@@ -124,9 +138,28 @@ class _Parts:
 
     def square(self, index: Integers, chosen: Integers) -> Floats:
         """Return products among columns within the chosen parts."""
-        self._load(index)
-        rows = [self._cache[j][:, index][chosen].sum(axis=0) for j in index.tolist()]
-        return np.array(rows).reshape(index.size, index.size)
+        key = index.tobytes()
+        if self._square[0] != key:
+            if index.size and np.all(self.ready[index]):
+                rows = [self._cache[j][:, index] for j in index.tolist()]
+                square = np.ascontiguousarray(np.array(rows).transpose(1, 0, 2))
+            else:
+                square = np.array([self._multiply(f, index) for f in range(len(self.tables))])
+            self._square = key, square
+        return np.asarray(self._square[1][chosen].sum(axis=0))
+
+    def _multiply(self, f: int, index: Integers) -> Floats:
+        """Return products among columns within one part."""
+        table, w, shift = self.tables[f][:, index], self.weights[f], self.x_shift[index]
+        if self.sparse:
+            out = np.asarray((table.multiply(w[:, None]).T @ table).toarray(), np.float64)
+            sums = self.x_sum[f][index]
+            out -= sums[:, None] * shift + shift[:, None] * sums
+            return np.asarray(out - self.weight[f] * shift[:, None] * shift)
+        picked = table.astype(np.float64, copy=False)
+        if not self.centered:
+            picked = picked - shift
+        return np.asarray(picked.T @ (picked * w[:, None]))
 
 
 class PartGram(AbstractGram):
@@ -170,14 +203,21 @@ class PartGram(AbstractGram):
         self.cross = cross
         self._dead = np.flatnonzero(dead)
 
+    @property
+    def ready(self) -> np.ndarray:
+        """Features whose products are kept."""
+        return self._parts.ready
+
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
         index = np.asarray(index, np.int64)
         out = self._parts.add_up(index, self._chosen, self._others)
-        out -= (self.n_samples * self._shift[index])[:, None] * self._shift
-        out[:, self._dead] = 0.0
-        out[np.isin(index, self._dead)] = 0.0
-        return np.ascontiguousarray(out)
+        if self._parts.fit_intercept:
+            out -= (self.n_samples * self._shift[index])[:, None] * self._shift
+        if self._dead.size:
+            out[:, self._dead] = 0.0
+            out[np.isin(index, self._dead)] = 0.0
+        return out
 
     def block(self, index: Integers) -> Floats:
         """Return the square of G on `index`."""
@@ -188,6 +228,25 @@ class PartGram(AbstractGram):
         out[dead] = 0.0
         out[:, dead] = 0.0
         return out
+
+
+def whole_gram(folds: Sequence[Fold]) -> AbstractGram:
+    """Return the inner products of all samples, from those that the folds share.
+
+    Parameters
+    ----------
+    folds : sequence of Fold
+        What `fold_grams` returned.
+
+    Returns
+    -------
+    AbstractGram
+        A search on it computes products for the folds, and the other way around.
+    """
+    train = folds[0].train
+    assert isinstance(train, PartGram)
+    parts = train._parts
+    return PartGram(parts, np.ones(len(parts.tables), bool))
 
 
 def fold_grams(

@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import get_lapack_funcs
 from typing_extensions import override
 
 from ellzero.kernels.subset_grouped import price_groups
@@ -26,6 +26,8 @@ TINY = 1e-13
 WHOLE = 400
 # Numbers that kept columns may hold.
 ROOM = 2**26
+# Without the checks of `solve_triangular`, which take longer than small solves.
+(TRTRS,) = get_lapack_funcs(("trtrs",), (np.zeros(0),))
 
 
 class Prices(NamedTuple):
@@ -109,12 +111,13 @@ class Whitened:
 
     def _turn(self, features: Integers, whole: Floats | None) -> Floats:
         """Return the matrices that make the columns of groups orthonormal."""
-        count, size = features.shape
+        size = features.shape[1]
         if size == 1:
             return self._unit[features][:, :, None]
-        blocks = np.empty((count, size, size))
-        for i, index in enumerate(features):
-            blocks[i] = self._gram.block(index) if whole is None else whole[np.ix_(index, index)]
+        if whole is None:
+            blocks = self._gram.blocks(features)
+        else:
+            blocks = whole[features[:, :, None], features[:, None, :]]
         blocks += self._penalty[features][:, :, None] * np.eye(size)
         unit = self._unit[features]
         blocks *= unit[:, :, None] * unit[:, None, :]
@@ -212,7 +215,7 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         factor: Floats = np.linalg.cholesky(block).astype(np.float64, copy=False)
         moment = self._white.cross[columns]
         if columns.size:
-            moment = solve_triangular(factor, moment, lower=True, check_finite=False)
+            moment = TRTRS(factor, moment, lower=1)[0]
         taken = 0.0 if self._white.is_flat else float(np.square(moment).sum())
         return GroupNode(items, 1.0 - taken, columns, factor, moment)
 
@@ -235,16 +238,17 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         rows = white.rows(node.items)
         k = rows.shape[0]
         if k:
-            spent = solve_triangular(node.factor, rows, lower=True, check_finite=False)
-            inverse = solve_triangular(node.factor, np.eye(k), lower=True, check_finite=False)
+            spent = TRTRS(node.factor, rows, lower=1)[0]
+            inverse = TRTRS(node.factor, np.eye(k), lower=1)[0]
         else:
             spent, inverse = rows, np.zeros((0, 0))
         sizes = white.offsets[inside + 1] - white.offsets[inside]
         cuts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         basis = np.empty((k, k))
-        for i in range(inside.size):
-            span = slice(cuts[i], cuts[i + 1])
-            basis[:, span] = np.linalg.qr(inverse[:, span])[0]
+        for size in np.unique(sizes).tolist():
+            spans = cuts[:-1][sizes == size][:, None] + np.arange(size)
+            parts = np.linalg.qr(inverse[:, spans].transpose(1, 0, 2))[0]
+            basis[:, spans] = parts.transpose(1, 0, 2)
         lent = basis.T @ node.moment
         slope = white.cross - spent.T @ node.moment
         allowed = self._allowed.copy()

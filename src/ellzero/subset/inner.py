@@ -50,6 +50,11 @@ class AbstractGram(ABC):
         """Number of targets."""
         return int(self.energy.shape[0])
 
+    @property
+    def ready(self) -> np.ndarray | None:
+        """Features whose columns cost next to nothing, (n_features,) bool; None: all alike."""
+        return None
+
     @abstractmethod
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""
@@ -57,6 +62,10 @@ class AbstractGram(ABC):
     def block(self, index: Integers) -> Floats:
         """Return the square of G on `index`."""
         return np.ascontiguousarray(self.columns(index)[:, index])
+
+    def blocks(self, index: Integers) -> Floats:
+        """Return the squares of G on every row of `index`: (n, size) to (n, size, size)."""
+        return np.array([self.block(row) for row in index])
 
     def intercept(self, support: Integers, coef: Floats) -> Floats:
         """Return the intercepts that go with coefficients of shape (k, n_outputs)."""

@@ -87,6 +87,23 @@ def sweep(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
                 visit(frontier, walker, stopper)
 
 
+def pursue(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
+    """Offer the supports of a matching pursuit, and what its last one shrinks back to.
+
+    A path of local optima need not lead past all that are better.
+    """
+    walker.move_to(frontier.members[frontier.low])
+    while walker.size < frontier.high and walker.follow():
+        _offer(frontier, walker, stopper)
+    while walker.size > frontier.low and walker.shrink():
+        _offer(frontier, walker, stopper)
+
+
+def _offer(frontier: Frontier, walker: Walker, stopper: Stopper) -> None:
+    frontier.offer(walker.members, walker.explained)
+    stopper.report("path", walker.size, walker.explained)
+
+
 def _stand_on(frontier: Frontier, walker: Walker, size: int) -> None:
     wanted = frontier.members[size]
     stood, frontier.stood = frontier.stood, None

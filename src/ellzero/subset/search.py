@@ -14,11 +14,13 @@ from ellzero.subset.columns import ScaledColumns
 from ellzero.subset.effort import Effort
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.kicks import Arenas
-from ellzero.subset.path import Frontier, sweep, visit
+from ellzero.subset.path import Frontier, pursue, sweep, visit
 from ellzero.subset.results import Floats, Integers, Subset, SubsetPath
 from ellzero.subset.shaped import search_shaped
 from ellzero.subset.stopping import Callback, Stopper, StopSearchError
+from ellzero.subset.tables import SparseGram
 from ellzero.subset.walker import Walker
+from ellzero.subset.wide import WIDE, search_wide
 
 
 def refit(gram: AbstractGram, support: Integers, ridge: Floats) -> Subset:
@@ -174,6 +176,10 @@ def search(
         )
     usable = np.ones(p, bool)
     usable[closed] = False
+    if p > WIDE and isinstance(gram, SparseGram):
+        return search_wide(
+            search, gram, wanted, shrink, fixed, usable, effort, time_limit, callback
+        )
     top = min(int(wanted.max(initial=0)), p)
     extra = min(max(2, top // 4), 10)
     columns = ScaledColumns(gram, shrink, usable, 2 * (top + extra))
@@ -187,6 +193,10 @@ def search(
     try:
         frontier.offer(walker.members, walker.explained)
         sweep(frontier, walker, stopper)
+        if effort.kicks and wanted.size > 1:
+            # Sizes of a path get few kicks: give them another start.
+            pursue(frontier, walker, stopper)
+            sweep(frontier, walker, stopper)
         sizes = [int(k) for k in np.unique(np.minimum(wanted, frontier.high)) if k > low]
         # A path has no time for many kicks at every size; its sizes help each other instead.
         share = min(effort.kicks, effort.agree + effort.kicks // max(len(sizes), 1) ** 2)
@@ -194,6 +204,7 @@ def search(
             if frontier.explained[k] < 0 or share == 0:
                 continue
             if arenas is None:
+                walker.move_to(frontier.best_within(frontier.high))
                 arenas = Arenas(columns, frontier, walker.gains, low)
             kicked = arenas.kick(
                 frontier.members[k], float(frontier.explained[k]), effort, share, stopper

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 
 from ellzero.subset.inner import AbstractGram, check_finite, is_constant
-from ellzero.subset.results import Floats, Integers
+from ellzero.subset.results import Floats, Integers, Subset
 
 # Numbers that are centered at once, to stay within the cache of the processor.
 AT_ONCE = 2**17
@@ -105,6 +106,21 @@ class DenseGram(AbstractGram):
         plain, weighted = self._picked(index)
         return np.asarray(plain.T @ weighted)
 
+    def blocks(self, index: Integers) -> Floats:
+        """Return the squares of G on every row of `index`: (n, size) to (n, size, size)."""
+        n, size = index.shape
+        out = np.empty((n, size, size))
+        step = max(AT_ONCE // (size * self.n_rows), 1)
+        for start in range(0, n, step):
+            part = index[start : start + step]
+            plain, weighted = self._picked(part.ravel())
+            left = np.ascontiguousarray(plain.T).reshape(*part.shape, -1)
+            right = left
+            if weighted is not plain:
+                right = np.ascontiguousarray(weighted.T).reshape(left.shape)
+            np.matmul(left, right.transpose(0, 2, 1), out=out[start : start + step])
+        return out
+
 
 class SparseGram(AbstractGram):
     """Inner products of a sparse table; centering is implicit, nothing is densified.
@@ -124,12 +140,16 @@ class SparseGram(AbstractGram):
     def __init__(
         self, X: Any, Y: Floats, sample_weight: Floats | None, fit_intercept: bool
     ) -> None:
+        from ellzero.kernels import subset_sparse as kernels  # numba takes a second to import
+
         n, p = X.shape
         w = np.ones(n) if sample_weight is None else sample_weight
         total = float(w.sum())
         by_column = X.tocsc()
-        by_column.sum_duplicates()
-        self._rows = X.tocsr()
+        if not by_column.has_canonical_format:
+            by_column = by_column.copy()
+            by_column.sum_duplicates()
+        self._by_row: Any = X if X.format == "csr" else None
         self._columns = by_column
         self._w = sample_weight
         self.n_samples = total
@@ -142,13 +162,9 @@ class SparseGram(AbstractGram):
         weighted = centered * w[:, None]
         cross = np.asarray(by_column.T @ weighted)
         cross -= mean[:, None] * weighted.sum(axis=0)
-        counts = np.diff(by_column.indptr)
-        off = by_column.data - np.repeat(mean, counts)
-        owner = np.repeat(np.arange(p), counts)
-        held = w[by_column.indices]
-        filled = np.bincount(owner, held, minlength=p)
-        diagonal: Floats = np.bincount(owner, held * off**2, minlength=p).astype(np.float64)
-        diagonal += np.maximum(total - filled, 0.0) * mean**2
+        diagonal = np.empty(p)
+        values, rows, ends = by_column.data, by_column.indices, by_column.indptr
+        kernels.center_squares(values, rows, ends, w, total, mean, diagonal)
         check_finite(diagonal, self.energy)
         # A column without zeros may be constant; rounding of `total - filled` is a share of eps.
         dead = diagonal <= 1e-14 * total * mean**2
@@ -162,7 +178,77 @@ class SparseGram(AbstractGram):
     @property
     def n_rows(self) -> int:
         """Rows that a product goes through."""
-        return int(self._rows.shape[0])
+        return int(self._columns.shape[0])
+
+    @property
+    def _rows(self) -> Any:
+        if self._by_row is None:
+            self._by_row = self._columns.tocsr()
+        return self._by_row
+
+    def pick(self, features: Integers) -> SparseGram:
+        """Return the inner products of some of the features."""
+        out = copy.copy(self)
+        out._columns = self._columns[:, features]
+        out._by_row = None
+        out.x_mean = self.x_mean[features]
+        out.diagonal = self.diagonal[features]
+        out.cross = self.cross[features]
+        out._dead = np.flatnonzero(out.diagonal == 0)
+        return out
+
+    def price(
+        self, subset: Subset, ridge: Floats, may_enter: np.ndarray, fixed: Integers
+    ) -> tuple[Floats, Floats]:
+        """Return what all features would gain by insertions and by exchanges, (n_features,) each.
+
+        Takes time for the nonzeros times the size of the subset, and for its square times the
+        features that are not constant.
+
+        Parameters
+        ----------
+        subset : Subset
+            The minimizer on a support.
+        ridge : ndarray of shape (n_features,)
+            Ridge of every feature.
+        may_enter : ndarray of shape (n_features,), bool
+            Features that may enter.
+        fixed : ndarray of int64
+            Members that stay.
+        """
+        from ellzero.kernels import subset_sparse as kernels
+
+        stays = np.isin(subset.support, fixed)
+        order = np.argsort(~stays, kind="stable")
+        support, coef = subset.support[order], np.ascontiguousarray(subset.coef[order])
+        held = self._columns[:, support].toarray().astype(np.float64, order="C", copy=False)
+        held -= self.x_mean[support]
+        penalty = self.n_samples * ridge
+        weighted = held if self._w is None else held * self._w[:, None]
+        square = weighted.T @ held
+        square.flat[:: support.size + 1] += penalty[support]
+        unit = 1.0 / np.sqrt(square.diagonal())
+        inverse = np.linalg.inv(square * unit * unit[:, None]) * unit * unit[:, None]
+        may_enter = may_enter & (self.diagonal > 0)
+        may_enter[support] = False
+        add_gain, swap_gain = np.empty(self.n_features), np.empty(self.n_features)
+        table = self._columns
+        kernels.price_exchanges(
+            table.data,
+            table.indices,
+            table.indptr,
+            weighted,
+            inverse,
+            coef,
+            self.cross,
+            self.diagonal + penalty,
+            may_enter,
+            int(stays.sum()),
+            1e-10,
+            add_gain,
+            swap_gain,
+        )
+        return add_gain, swap_gain
 
     def columns(self, index: Integers) -> Floats:
         """Return columns of G as rows, C-contiguous: shape (len(index), n_features)."""

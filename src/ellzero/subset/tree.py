@@ -16,6 +16,7 @@ from ellzero.subset.curvature import (
     plain_model,
     thresholded_model,
 )
+from ellzero.subset.evidence import Evidence
 from ellzero.subset.results import Floats, Integers
 
 States = NDArray[np.int8]
@@ -50,6 +51,8 @@ class Box:
         Threshold of that model.
     theta : ndarray of shape (len(free),)
         Base point of the bound.
+    step : int, default=-1
+        Step of the evidence that leaves this box.
     """
 
     inside: Integers
@@ -58,6 +61,7 @@ class Box:
     weights: Floats | None
     threshold: float
     theta: Floats
+    step: int = -1
 
 
 @dataclass(slots=True)
@@ -108,6 +112,8 @@ class Tree:
         Most features.
     late : callable
         Tells whether time is up, between the steps of building a model.
+    evidence : Evidence
+        Receives the steps.
     """
 
     def __init__(
@@ -119,9 +125,10 @@ class Tree:
         tol: float,
         budget: int,
         late: Callable[[], bool],
+        evidence: Evidence,
     ) -> None:
         self.h, self.c, self.energy, self.floor, self.tol = h, c, energy, floor, tol
-        self.budget, self.late = budget, late
+        self.budget, self.late, self.evidence = budget, late, evidence
         self.value = energy
         self.support = np.empty(0, np.int64)
         self.count = np.zeros(4, np.int64)
@@ -273,10 +280,11 @@ class Tree:
         if box.threshold > 0.0:
             tried = (box.threshold / spread, 1.15 * box.threshold / spread)
         best = None
+        most = part.room + int(part.state.sum())
         for factor in tried:
             if self.late():
                 break
-            model = thresholded_model(part.h, part.room, factor * spread)
+            model = thresholded_model(part.h, most, factor * spread)
             if model is not None and (best is None or model.weights[0] > best.weights[0]):
                 best = model
         return best
@@ -344,13 +352,16 @@ class Tree:
             width = max(min(p, WIDTH), 1)
             work = np.empty((2, width, width))
             numbers = (part.energy, self.floor + part.slack, self.tol)
+            evidence = self.evidence
+            evidence.add_model(model, projected=not part.state.any())
+            evidence.reserve(1, width, p)
             if p == 0:
                 self.closed = min(self.closed, max(lowest, part.energy - part.slack))
                 self._found(part, support[:0], part.energy)
                 return
-            bound, left, split = kernels.examine(
+            bound, left, split, step = kernels.examine(
                 part.h, q, part.c, d, roots, *numbers, state, part.room, theta, np.empty(p),
-                40, 0.0, best, support, anchor, self.count, work,
+                40, 0.0, best, support, anchor, self.count, work, box.step, 0, evidence.log,
             )  # fmt: skip
             lowest = max(lowest, bound - part.slack)
             if first:
@@ -370,17 +381,18 @@ class Tree:
             yield
             if keep.sum() > 0.85 * p and (state[keep] - part.state[keep]).sum() == 0:
                 break
-            box = self._box(part, model, state, theta, lowest)
+            box = self._box(part, model, state, theta, lowest, step)
             if not box.free.size:
                 break
         yield from self._explore(
-            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed, most
-        )
+            part, model, state, theta, left, split, bound, lowest, numbers, best, work, fixed,
+            most, step,
+        )  # fmt: skip
 
     def _explore(
         self, part: Part, model: Model | None, state: States, theta: Floats, left: int,
         split: int, first: float, lowest: float, numbers: tuple[float, float, float], best: Floats,
-        work: Floats, fixed: States, most: int | None,
+        work: Floats, fixed: States, most: int | None, made: int,
     ) -> Iterator[None]:  # fmt: skip
         """Explore a box under one model; what is open at the end becomes boxes of their own."""
         from ellzero.kernels import branch_tree as kernels
@@ -393,11 +405,11 @@ class Tree:
         pool = (
             np.empty((size, p), np.int8), np.empty((size, width), np.int32),
             np.empty((size, width)), np.empty(size, np.int32), np.empty(size, np.int32),
-            np.empty(size), np.empty(size, np.int32),
+            np.empty(size), np.empty(size, np.int32), np.empty(size, np.int64),
         )  # fmt: skip
         heap, free = np.zeros(size, np.int64), np.arange(size)[::-1].copy()
         ends, closed = np.array([1, size - 1]), np.array([math.inf])
-        kernels.store(0, state, theta, left, first, split, *pool)
+        kernels.store(0, state, theta, left, first, split, *pool, made)
         done, slice_ = 0, max(1, 6000 // (p + 20))
         support = np.full(left + int((state > 0).sum()), -1, np.int64)
         try:
@@ -407,9 +419,10 @@ class Tree:
                 if step <= 0:
                     yield
                     continue
+                self.evidence.reserve(2 * step, width, p)
                 code = kernels.explore(
                     part.h, q, part.c, d, np.sqrt(d), *numbers, 8, 0.05, *pool, heap, free, ends,
-                    best, support, part.state, closed, self.count, work, step,
+                    best, support, part.state, closed, self.count, work, self.evidence.log, step,
                 )  # fmt: skip
                 done += step
                 self._found(part, support, float(best[0]), fixed)
@@ -429,11 +442,17 @@ class Tree:
                 n = pool[2 + 1][slot]
                 point[pool[1][slot, :n]] = pool[2][slot, :n]
                 bound = max(float(pool[5][slot]) - part.slack, lowest)
-                self.add(self._box(part, model, pool[0][slot], point, bound))
+                self.add(self._box(part, model, pool[0][slot], point, bound, int(pool[7][slot])))
             self.current = math.inf
 
     def _box(
-        self, part: Part, model: Model | None, state: States, theta: Floats, bound: float
+        self,
+        part: Part,
+        model: Model | None,
+        state: States,
+        theta: Floats,
+        bound: float,
+        step: int,
     ) -> Box:
         """Return a box of the whole problem for a state of a part."""
         open_ = state == 0
@@ -445,7 +464,7 @@ class Tree:
             weights = (model.weights * np.square(part.scale))[open_]
         return Box(
             np.sort(inside), part.names[open_], bound, weights, threshold,
-            (theta / part.scale)[open_],
+            (theta / part.scale)[open_], step,
         )  # fmt: skip
 
     def _count_fixed(self, part: Part) -> None:

@@ -14,6 +14,8 @@ from ellzero.subset.results import Floats, Integers
 FLOOR = 1e-10
 # Exchanges and insertions after which everything is computed anew.
 REFRESH = 200
+# Diagonal of the inverse beyond which removals lose digits.
+STEEP = 1e4
 
 
 def make_state(start: Floats, size: int, n_fixed: int) -> tuple[Any, ...]:
@@ -79,6 +81,29 @@ class Walker:
     def move_to(self, members: Integers) -> None:
         """Take other members; those that depend on earlier ones are left out."""
         self._fetch(members)
+        if not self._exchange(members):
+            self._rebuild(members)
+
+    def _exchange(self, members: Integers) -> bool:
+        """Move by a few exchanges; return whether that was possible and took less work."""
+        now = self.state[0][: self.size]
+        leaving = np.flatnonzero(~np.isin(now, members))[::-1]
+        entering = members[~np.isin(members, now)]
+        done = int(self.state[1][kernels.INSERTIONS]) - self._built
+        if 2 * (leaving.size + entering.size) > members.size or done > REFRESH // 2:
+            return False
+        if leaving.size and self.state[3].diagonal()[: self.size].max() > STEEP:
+            return False
+        columns = self.columns
+        for place in leaving.tolist():
+            kernels.remove(place, self.state)
+        for j in entering.tolist():
+            if self.state[6][j] > FLOOR:
+                kernels.insert(columns.rows, columns.slots[j], j, self.state)
+        return True
+
+    def _rebuild(self, members: Integers) -> None:
+        """Take members, everything computed anew."""
         columns = self.columns
         kernels.rebuild(columns.rows, columns.slots, columns.start, members, self.state, FLOOR)
         self._built = int(self.state[1][kernels.INSERTIONS])
@@ -88,12 +113,25 @@ class Walker:
         if self.size == self.state[0].size:
             return False
         j, _ = kernels.dearest(self.state, FLOOR, 0)
-        if j < 0:
+        if j >= 0:
+            self._enter(j)
+        return bool(j >= 0)
+
+    def follow(self) -> bool:
+        """Let the feature enter that correlates most with the residual; return whether one did."""
+        c, d = self.state[5], self.state[6]
+        slope = np.einsum("oj,oj->j", c, c)
+        slope[(d <= FLOOR) | (d > kernels.CLOSED / 2)] = -1.0
+        j = int(slope.argmax())
+        if self.size == self.state[0].size or slope[j] <= kernels.TINY:
             return False
+        self._enter(j)
+        return True
+
+    def _enter(self, j: int) -> None:
         if self.columns.slots[j] < 0:
             self._fetch(np.array([j]))
         kernels.insert(self.columns.rows, self.columns.slots[j], j, self.state)
-        return True
 
     def shrink(self) -> bool:
         """Let the member leave that costs least; return whether one may."""
@@ -113,9 +151,9 @@ class Walker:
             if missing >= 0:
                 self._fetch(np.array([missing]))
             else:
-                self.move_to(self.members)
+                self._rebuild(self.members)
                 if self.state[1][kernels.INSERTIONS] - before > 100 * self.size + 1000:
                     break
         self.n_swaps += int(self.state[1][kernels.INSERTIONS]) - before
         if self.state[1][kernels.INSERTIONS] - self._built > REFRESH:
-            self.move_to(self.members)
+            self._rebuild(self.members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _SUBNORMAL = 2.0**-1070
 # Above this density a pass over all entries is faster than one over the support.
 DENSE = 1 / 3
 # Up to this one the kernels that choose write lists of positions, above it masks.
-FULL = 0.6
+FULL = 0.36
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -415,6 +416,8 @@ class Table:
             what has to be kept takes the budget, when too many entries are equal, or when a number
             is NaN: then nothing is changed.
         """
+        from ellzero.kernels.thresholded import choose_near, renew_all
+
         rows = self._array[part]
         guesses = [None] * len(rows) if near is None else list(near)
         if count > FULL * sum(self._sizes[part]):
@@ -424,14 +427,34 @@ class Table:
         if spare is None or not room <= spare.numel() <= 4 * room:
             spare = torch.empty(room, dtype=torch.int32)
         self._buffers[part.start] = spare, live
+        if guesses[0] is not None and not poor:
+            cuts = np.empty(len(rows) + 1, np.int64)
+            target = choose_near(
+                rows,
+                self._levels[part],
+                count,
+                np.array(least, np.int64),
+                guesses[0],
+                self.rows[part.start].power is not None,
+                cuts,
+                spare.numpy(),
+                *self._scratch,
+            )
+            if target >= 0:
+                self._buffers[part.start] = live, spare
+                ends = cuts.tolist()
+                supports = [spare[a:b] for a, b in itertools.pairwise(ends)]
+                for row, index in zip(self.rows[part], supports, strict=True):
+                    row.index, row.mask = index, None
+                return Choice(supports, [_magnitude(target)] * len(supports), poor)
+            if target == -1:
+                guesses[0] = None
         found = self._select(part, count, least, guesses, spare.numpy(), poor)
         if found is None:
             return None
         starts, counts, levels, poor = found
         supports = [spare[a : a + n] for a, n in zip(starts, counts, strict=True)]
         rows[:, 6:8] = rows[:, 3:5]
-        from ellzero.kernels.thresholded import renew_all
-
         for row, index, level in zip(self.rows[part], supports, levels, strict=True):
             row.place(index, None, level)
         renew_all(rows, self._levels[part])

@@ -28,6 +28,7 @@ from ellzero.training.settings import (
     NETWORK_BATCH_LARGE,
     NETWORK_DENSITY_LARGE,
     NETWORK_EPOCHS_LARGE,
+    POLISH_WORK,
     RIDGE_LARGE,
     TrainSettings,
     Watch,
@@ -41,6 +42,10 @@ from ellzero.typing import Params
 # double precision, and then samples times parameters are limited too.
 CERTIFIED_WORK = 100_000_000
 CERTIFIED_SAMPLES = 2000
+# Of a polish that is cheap: rounds, and in each steps of hard thresholding and hundreds of L-BFGS
+# iterations, at most some thousand passes in all; 50,000 parameters on digits took 3 seconds.
+POLISH_EFFORT = 2, 60, 4
+POLISH_EFFORT_COSTLY = 5, 300, 10
 # Samples on which a network of a user is tried before anything is trained.
 TRIED = 4
 
@@ -117,6 +122,12 @@ class LargeExperiment:
     def n_all(self) -> int:
         """Number of all parameters."""
         return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether hundreds of passes over all training samples take some seconds."""
+        work = self.n_all * self.samples.n_train
+        return self.settings.model is None and work <= POLISH_WORK
 
     @property
     def loss_fn(self) -> Loss:
@@ -199,6 +210,9 @@ def build_large(
             "The network has no weight that the budget could count, only vectors.",
             "Weights of two axes or more are counted, such as those of `torch.nn.Linear`.",
         )
+    if settings.polish is None:
+        settings = replace(settings, polish=experiment.is_cheap)
+        experiment = replace(experiment, settings=settings)
     n = experiment.largest_budget
     if n == 0:
         raise InvalidParameterError(
@@ -321,9 +335,11 @@ def solve_large(
     )
     if not fitted.is_done:
         raise KeyboardInterrupt
-    if budget is not None and experiment.settings.polish:
+    if experiment.settings.polish:
         say("polish")
-        polish_large(experiment, model, budget, stop)
+        polish_large(
+            experiment, model, experiment.largest_budget if budget is None else budget, stop
+        )
     say("scores")
     counted = {n: p.detach() for n, p in prunable(model).items()}
     row: dict[str, Any] = {
@@ -383,6 +399,7 @@ def polish_large(
         return cut
 
     settings = experiment.settings
+    rounds, steps, pieces = POLISH_EFFORT if experiment.is_cheap else POLISH_EFFORT_COSTLY
     polish(
         model,
         experiment.loss_fn,
@@ -392,6 +409,9 @@ def polish_large(
         structure=settings.structure or "entries",
         ridge=settings.ridge or 0.0,
         stop=asked,
+        rounds=rounds,
+        steps=steps,
+        pieces=pieces,
     )
     if cut:
         raise KeyboardInterrupt

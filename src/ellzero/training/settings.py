@@ -31,6 +31,8 @@ NETWORK_DENSITY_LARGE = 0.05
 # Networks with more parameters times training samples than this are trained by minibatches alone:
 # a pass over all samples in double precision, of which the others take thousands, is too slow.
 LARGE_WORK = 20_000_000
+# Those up to which large ones are polished without being asked: some seconds.
+POLISH_WORK = 100_000_000
 # Training of networks: epochs and samples in a batch, for small and large ones; the rate of Adam.
 NETWORK_EPOCHS, NETWORK_EPOCHS_LARGE = 60, 8
 NETWORK_BATCH, NETWORK_BATCH_LARGE = 64, 128
@@ -179,10 +181,11 @@ class TrainSettings:
         What the support is chosen by, see `ellzero.nn.HardThresholding`; None means "magnitude".
     average : bool, default=False
         Whether the network becomes the mean over the steps since the support was frozen.
-    polish : bool, default=False
-        Whether a large network is taken from the end of its training to a stationary point of the
-        loss on all training samples, see `ellzero.nn.polish`, and certified on all of them at the
-        step size `lr`. Small networks always are.
+    polish : bool or None, default=None
+        Whether a large network, and its dense reference, are taken from the end of their training
+        to a stationary point of the loss on all training samples, see `ellzero.nn.polish`, and
+        certified on all of them. Small networks always are. None means where that is cheap: layers
+        of `hidden` with at most `POLISH_WORK` parameters times training samples.
     dense : bool, default=True
         Whether a large network is also trained without a budget, for comparison.
     data_dir : str or None, default=None
@@ -219,7 +222,7 @@ class TrainSettings:
     structure: str | None = None
     scores: str | None = None
     average: bool = False
-    polish: bool = False
+    polish: bool | None = None
     dense: bool = True
     data_dir: str | None = None
 
