@@ -320,7 +320,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
                 "note": (
                     "It looks for neurons that are active on every sample, so the network is "
                     "linear there. For centered data no such neuron exists and the answer is the "
-                    "zero network; it stops believing in optimality every time. Whitened data are "
+                    "zero network, which it takes for optimal. Whitened data are "
                     "spike-free, where it is right."
                 ),
             },
@@ -352,7 +352,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
 
 def _short(value: Any) -> Any:
     """Return a number with six digits."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _whitened_rows(seed: int) -> list[list[Any]]:

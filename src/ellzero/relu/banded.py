@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from scipy.linalg import lapack
 Floats = NDArray[np.float64]
 MAX_ITER = 100
 BAND = 3
+# Its functions are made at import, where type checkers do not see them.
+_LAPACK: Any = lapack
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +138,13 @@ class _Newton:
         border[2:-2:2] = stiff[n:-1]
         border[1], border[3] = np.array([-1.0, 1.0]) / (program.knots[1] - program.knots[0])
         self.border = border * scale
-        self.factors, self.pivots, self.failed = lapack.dgbtrf(matrix, BAND, BAND)
+        self.factors, self.pivots, self.failed = _LAPACK.dgbtrf(matrix, BAND, BAND)
         if not self.failed:
             self.through = self._solve(self.border)
             self.complement = -float(stiff[n:].sum()) - float(self.border @ self.through)
 
     def _solve(self, right: Floats) -> Floats:
-        return np.asarray(lapack.dgbtrs(self.factors, BAND, BAND, right, self.pivots)[0])
+        return np.asarray(_LAPACK.dgbtrs(self.factors, BAND, BAND, right, self.pivots)[0])
 
     def step(self, toward_up: Floats, toward_down: Floats) -> _Point:
         """Return the step at which multipliers times slacks change by the given amounts."""

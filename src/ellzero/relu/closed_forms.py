@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog, nnls
+from scipy.optimize import linprog, nnls  # type: ignore[attr-defined]
 
 from ellzero.core.result import Certificate, Check, Claim
 from ellzero.errors import DataError, IncompatibleError

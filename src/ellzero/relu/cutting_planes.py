@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog, nnls
+from scipy.optimize import linprog, nnls  # type: ignore[attr-defined]
 
 from ellzero.errors import DataError, IncompatibleError
 from ellzero.relu.certificate import read_samples
@@ -265,4 +265,4 @@ def _lasso(design: Floats, y: Floats, level: float) -> Floats:
     found, _ = nnls(stacked, target, maxiter=100 * stacked.shape[1] + 1000)
     share = 1.0 - float(stacked[-1] @ found)
     k = design.shape[1]
-    return (found[:k] - found[k:]) / share * (size / unit)
+    return np.asarray((found[:k] - found[k:]) / share * (size / unit))

@@ -15,7 +15,7 @@ from ellzero.validation import check_real
 Floats = NDArray[np.float64]
 
 
-class SplineReLURegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class SplineReLURegressor(RegressorMixin, BaseEstimator):
     r"""Two-layer ReLU regression on a line, optimal over every width.
 
     .. math:: \min \frac{1}{2n} \sum_i (y_i - f(x_i))^2 + \lambda \sum_j |w_j| \|u_j\|,

@@ -649,9 +649,9 @@ def _hat_gram(
     knots = t[picked]
     share = (t - knots[piece]) / np.diff(knots)[piece]
     rest = (knots[piece + 1] - t) / np.diff(knots)[piece]
-    diagonal = np.bincount(piece, counts * rest * rest, m)
+    diagonal = np.asarray(np.bincount(piece, counts * rest * rest, m), dtype=np.float64)
     diagonal += np.bincount(piece + 1, counts * share * share, m)
-    beside = np.bincount(piece, counts * share * rest, m)[: m - 1]
-    right = np.bincount(piece, counts * y * rest, m)
+    beside = np.asarray(np.bincount(piece, counts * share * rest, m), dtype=np.float64)[: m - 1]
+    right = np.asarray(np.bincount(piece, counts * y * rest, m), dtype=np.float64)
     right += np.bincount(piece + 1, counts * y * share, m)
     return diagonal, beside, right
