@@ -102,6 +102,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "ellzero.papers.backprop",
     ),
     Experiment(
+        "convex-geometry",
+        "Two-layer ReLU networks at their global optimum",
+        "Convex Geometry and Duality of Over-parameterized Neural Networks, arXiv:2002.11219",
+        "ellzero.papers.convex_geometry",
+    ),
+    Experiment(
         "tickets",
         "Sparse subnetworks that train: iterative pruning against hard thresholding",
         "On the Compression of Natural Language Models, arXiv:2112.11480",

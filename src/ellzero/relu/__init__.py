@@ -1,6 +1,15 @@
 """Convex two-layer ReLU networks: trained, and certified over every width."""
 
 from ellzero.relu.certificate import certify_network
+from ellzero.relu.closed_forms import (
+    check_l0_l1,
+    fit_spike_free,
+    fit_whitened,
+    is_spike_free,
+    spike_free_excess,
+    spike_free_violation,
+)
+from ellzero.relu.cutting_planes import prune, relaxed_cutting_planes
 from ellzero.relu.estimators import ConvexReLUClassifier, ConvexReLURegressor
 from ellzero.relu.gated import (
     GatedSolution,
@@ -15,6 +24,8 @@ from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.gates import Gates, read_gates, sample_gates
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.polishing import polish
+from ellzero.relu.spline_estimator import SplineReLURegressor
+from ellzero.relu.splines import ReLUSpline, certify_spline, fit_spline
 
 __all__ = [
     "ConvexReLUClassifier",
@@ -26,13 +37,25 @@ __all__ = [
     "GatedReLURegressor",
     "GatedSolution",
     "Gates",
+    "ReLUSpline",
+    "SplineReLURegressor",
     "TwoLayerReLU",
     "certify_gated",
     "certify_network",
+    "certify_spline",
+    "check_l0_l1",
+    "fit_spike_free",
+    "fit_spline",
+    "fit_whitened",
     "gated_path",
+    "is_spike_free",
     "memory_needed",
     "polish",
+    "prune",
     "read_gates",
+    "relaxed_cutting_planes",
     "sample_gates",
     "solve_gated",
+    "spike_free_excess",
+    "spike_free_violation",
 ]

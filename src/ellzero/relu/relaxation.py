@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +132,24 @@ def relax(
     return best, best_multipliers
 
 
+def conic() -> Any:
+    """Return the package cvxpy.
+
+    Raises
+    ------
+    IncompatibleError
+        If it is not installed.
+    """
+    try:
+        import cvxpy
+    except ImportError:
+        raise IncompatibleError(
+            "The convex programs of a ReLU network need cvxpy, which is not installed.",
+            "Install the extra: pip install 'ellzero[convex]'.",
+        ) from None
+    return cvxpy
+
+
 def solve_dual(
     A: Floats,
     y: Floats,
@@ -172,13 +191,7 @@ def solve_dual(
     Four numbers for each sample and two matrix inequalities of size n_inputs + 1; SCS solves it
     to about five digits.
     """
-    try:
-        import cvxpy as cp
-    except ImportError:
-        raise IncompatibleError(
-            "The semidefinite bound of a ReLU network needs cvxpy, which is not installed.",
-            "Install the extra: pip install 'ellzero[convex]'.",
-        ) from None
+    cp = conic()
     n_samples, n_inputs = A.shape
     row_size = float(np.sqrt(np.mean(np.sum(A * A, axis=1)))) or 1.0
     rows = A / row_size

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from ellzero.errors import IncompatibleError
 from ellzero.relu.losses import AbstractLoss, LogisticLoss
 from ellzero.relu.network import TwoLayerReLU
+from ellzero.relu.relaxation import conic
 from ellzero.relu.separation import line_neuron, plane_neuron, search_neurons
 
 Floats = NDArray[np.float64]
@@ -145,8 +147,8 @@ def polish(
     the network is returned as it is.
     """
     try:
-        import cvxpy as cp
-    except ImportError:
+        cp = conic()
+    except IncompatibleError:
         return neurons, weights, intercept
     A, y = problem.A, problem.y
     n_samples, n_inputs = A.shape
