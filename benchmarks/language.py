@@ -246,10 +246,14 @@ def run(model_folder: Path, data: Path, levels: list[str], bounds: str, methods:
                 result = compress(model, batches, with_bounds=level == bounds,
                                   layers=["encoder."], **options)  # fmt: skip
                 row["seconds"] = round(result.seconds, 1)
-                row["layers"] = [
-                    {k: v for k, v in line.items() if k != "notes"}
-                    for line in result.to_dict()["layers"]
-                ] if level == bounds else None
+                row["layers"] = (
+                    [
+                        {k: v for k, v in line.items() if k != "notes"}
+                        for line in result.to_dict()["layers"]
+                    ]
+                    if level == bounds
+                    else None
+                )
                 errors = {line.name: line.record["relative_error"] for line in result.layers}
             kept = sum(int(matrix(model.get_submodule(n)).count_nonzero()) for n in names)
             row |= judge(model)

@@ -21,7 +21,9 @@ def compress(
     density: Annotated[
         float | None, typer.Option(help="Share of the weights kept, such as 0.3.")
     ] = None,
-    pattern: Annotated[str | None, typer.Option(help="Such as 2:4; in place of a density.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Such as 2:4; in place of a density.")
+    ] = None,
     allocation: Annotated[
         str, typer.Option(help="Density of each layer: uniform, rows or global.")
     ] = "uniform",

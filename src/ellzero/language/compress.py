@@ -28,6 +28,7 @@ from ellzero.language.calibration import (
     moments,
     prunable_layers,
     read_batches,
+    rows_of,
     split_model,
     stages,
 )
@@ -125,7 +126,7 @@ def compress(
     allocation: str = "uniform",
     inputs: str = "compressed",
     damping: float = 0.01,
-    correction: float = 0.5,
+    correction: float = 0.0,
     max_swaps: int = 0,
     max_iter: int = 100,
     with_bounds: bool = True,
@@ -157,9 +158,10 @@ def compress(
         or to those of the dense model.
     damping : float, default=0.01
         Added to the diagonal of the Gram matrices, relative to its mean.
-    correction : float, default=0.5
+    correction : float, default=0.0
         With compressed inputs: how far a layer aims at the outputs of the dense model, which
-        corrects errors made before it, 0 to 1. At 0 it keeps its own map.
+        corrects errors made before it, 0 to 1. At 0 it keeps its own map; above, the dense model
+        is run beside, and errors and bounds are those of the corrected layer.
     max_swaps : int, default=0
         Passes of exchanges in every layer. They lower its error by a few percent and take several
         times as long.
@@ -200,8 +202,8 @@ def compress(
 
     Notes
     -----
-    Blocks are run one after the other on stored hidden states, so memory is the model, one copy
-    of a block, the hidden states and a Gram matrix; a model without blocks is run as a whole.
+    Blocks are run one after the other on stored hidden states, so memory is the model, the hidden
+    states, a Gram matrix and, with `correction`, a copy of a block; a model without blocks is run as a whole.
 
     Examples
     --------
@@ -398,8 +400,6 @@ def _global_counts(
 def _input_energy(
     model: nn.Module, chosen: Mapping[str, nn.Module], calls: Sequence[Call]
 ) -> dict[str, Tensor]:
-    from ellzero.language.calibration import rows_of
-
     sums: dict[str, Tensor] = {}
     tokens: list[Tensor | None] = [None]
     handles = []
@@ -440,7 +440,7 @@ def _walk(
         groups, unused = stages(segment, calls[0])
         for name in unused:
             left_dense[name] = "not reached by the calibration"
-        original = copy.deepcopy(segment.module) if compressed else None
+        original = copy.deepcopy(segment.module) if correct else None
         twins = _twins(segment, original) if original is not None else {}
         pending: list[tuple[str, nn.Module, Moments | None]] = []
         for group in groups:
@@ -448,7 +448,7 @@ def _walk(
             found: Moments | None = None
             if store is None or not all(map(store.has, group)):
                 dense = None
-                if correct and original is not None:
+                if original is not None:
                     dense = (original, {name: twins[name] for name in group}, dense_calls)
                 found = moments(segment.module, members, calls, dense)
             pending += [(name, layer, found) for name, layer in members.items()]
@@ -457,10 +457,10 @@ def _walk(
                 pending = []
         # Inputs of the dense model: nothing is changed before the block is left.
         if not compressed:
-            calls = _advance(segment.module, calls)
-        elif segment is not segments[-1]:
-            if correct and original is not None:
-                dense_calls = _advance(original, dense_calls)
+            if segment is not segments[-1]:
+                calls = _advance(segment.module, calls)
+        elif original is not None and segment is not segments[-1]:
+            dense_calls = _advance(original, dense_calls)
         yield from (_job(*item, settings) for item in pending)
         if compressed and segment is not segments[-1]:
             calls = _advance(segment.module, calls)

@@ -73,9 +73,10 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
         ) from error
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        kind = next(
-            (getattr(transformers, n, None) for n in config.architectures or ()), None
-        ) or transformers.AutoModel
+        kind = (
+            next((getattr(transformers, n, None) for n in config.architectures or ()), None)
+            or transformers.AutoModel
+        )
         model = kind.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:

@@ -401,9 +401,7 @@ class _Prices:
         return self.saved, self.cost, self.gain, self.swap, self.into
 
 
-def prices(
-    dense: Tensor, metric: Tensor, mask: Tensor, alive: Tensor, run: int = 0
-) -> _Prices:
+def prices(dense: Tensor, metric: Tensor, mask: Tensor, alive: Tensor, run: int = 0) -> _Prices:
     """Return exact prices of single changes of refitted rows.
 
     Parameters
@@ -447,7 +445,9 @@ def prices(
         rows = order[first:last]
         first = last
         inside = mask[rows]
-        places = torch.argsort(inside.to(torch.int8), dim=1, descending=True, stable=True)[:, :size]
+        places = torch.argsort(inside.to(torch.int8), dim=1, descending=True, stable=True)[
+            :, :size
+        ]
         real = torch.gather(inside, 1, places)
         block = metric[places[:, :, None], places[:, None, :]]
         both = real[:, :, None] & real[:, None, :]
@@ -550,9 +550,7 @@ def _within(now: _Prices, mask: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     return trial, chosen.sum(1)
 
 
-def _between(
-    now: _Prices, mask: Tensor, trial: Tensor, moves: Tensor, partner: Tensor
-) -> None:
+def _between(now: _Prices, mask: Tensor, trial: Tensor, moves: Tensor, partner: Tensor) -> None:
     """Put exchanges between two rows in place of those inside them, where they promise more."""
     cheapest, best = now.cost.min(1), now.gain.max(1)
     donors = torch.argsort(cheapest.values, stable=True)
