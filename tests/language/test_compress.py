@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameterError, match="is of another model, calibration or setting"):
         compress(gpt2(), tokens(), **{**options, "density": 0.5})
     next((tmp_path / "run").glob("*.safetensors")).write_bytes(b"no")
-    with pytest.raises(DataError, match="checkpoint file .* cannot be read"):
+    with pytest.raises(DataError, match=r"checkpoint file .* cannot be read"):
         compress(gpt2(), tokens(), **options)
 
 

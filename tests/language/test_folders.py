@@ -13,7 +13,7 @@ from ellzero.cli import app
 from ellzero.errors import DataError, EllzeroError, InvalidParameterError
 from ellzero.language.folders import check_room, load_folder, text_batches
 
-WORDS = "a b c d e f g h the cat sat on mat dog ran".split()
+WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "the", "cat", "sat", "on", "mat", "dog", "ran"]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from ellzero.language.calibration import (
     split_model,
     stages,
 )
-from ellzero.language.layers import PrunedLayer, metric_form, prune_layer
+from ellzero.language.layers import PrunedLayer, prune_layer
 from ellzero.language.sensitivity import Output, final_output, output_sensitivity
 from ellzero.sets import L0Ball, NMPattern
 from ellzero.storage import from_json, to_json, write_atomic
@@ -203,7 +203,8 @@ def compress(
     Notes
     -----
     Blocks are run one after the other on stored hidden states, so memory is the model, the hidden
-    states, a Gram matrix and, with `correction`, a copy of a block; a model without blocks is run as a whole.
+    states, a Gram matrix and, with `correction`, a copy of a block; a model
+    without blocks is run as a whole.
 
     Examples
     --------
@@ -389,8 +390,8 @@ def _global_counts(
         counts[name] = min(size, max(1, int(share), int(LEAST * density * size)))
     # What rounding left goes to the first layers that have room.
     spare = total - sum(counts.values())
-    for name in counts:
-        step = max(min(spare, sizes[name] - counts[name]), 1 - counts[name])
+    for name, size in sizes.items():
+        step = max(min(spare, size - counts[name]), 1 - counts[name])
         counts[name] += step
         spare -= step
     return counts

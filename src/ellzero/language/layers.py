@@ -235,8 +235,8 @@ def metric_form(
     Returns
     -------
     tuple of Tensor
-        ``weight * scale`` with zeros at dead inputs, the damped Gram matrix with unit diagonal, the
-        scale of each input, all in double precision, and the mask of dead inputs.
+        ``weight * scale`` with zeros at dead inputs, the damped Gram matrix with unit diagonal,
+        the scale of each input, all in double precision, and the mask of dead inputs.
 
     Raises
     ------
@@ -325,7 +325,8 @@ def _check(weight: Tensor, gram: Tensor, constraint: AbstractSparseSet) -> None:
         )
     if not isinstance(constraint, (L0Ball, NMPattern)):
         raise IncompatibleError(
-            f"A layer is pruned to an `L0Ball` or an `NMPattern`, got {type(constraint).__name__}.",
+            "A layer is pruned to an `L0Ball` or an `NMPattern`, got "
+            f"{type(constraint).__name__}.",
             "For a budget for every row, give `NMPattern(n, n_inputs)`.",
         )
     for what, tensor in (("weight", weight), ("Gram matrix", gram)):
