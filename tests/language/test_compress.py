@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ellzero.errors import DataError, InvalidParameterError, NonFiniteError
+from ellzero.errors import DataError, IncompatibleError, InvalidParameterError, NonFiniteError
 from ellzero.language import CompressedLayer, compress
 from ellzero.language.calibration import (
     matrix,
@@ -19,7 +19,7 @@ from ellzero.language.calibration import (
     split_model,
     stages,
 )
-from ellzero.language.sensitivity import output_sensitivity
+from ellzero.language.sensitivity import final_output, output_sensitivity
 
 
 def perceptron() -> nn.Module:
@@ -241,6 +241,10 @@ def test_refusals() -> None:
         compress(nn.Sequential(nn.Conv1d(2, 2, 1)), samples(), density=0.5)
     with pytest.raises(DataError, match="calibration set is empty"):
         compress(model, [], density=0.5)
+    with pytest.raises(IncompatibleError, match="returns a str without logits or hidden states"):
+        final_output("text", read_batches(samples())[0])
+    with pytest.raises(InvalidParameterError, match="A ReLU has no weight matrix"):
+        matrix(nn.ReLU())
     broken = [samples()[0] * float("nan")]
     with pytest.raises(NonFiniteError, match="input of layer '0' has a NaN"):
         compress(model, broken, density=0.5)

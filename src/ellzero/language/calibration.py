@@ -25,7 +25,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 def matrix(layer: nn.Module) -> Tensor:
     """Return a layer's weight as (n_outputs, n_inputs), a view."""
-    weight = layer.weight
+    weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor):
         raise InvalidParameterError(
             f"A {type(layer).__name__} has no weight matrix.", "Give a linear layer."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.errors import IncompatibleError
-from ellzero.language.calibration import Call, rows_of
+from ellzero.language.calibration import Call, matrix, rows_of
 
 Output = Callable[[Any, Call], Tensor]
 
@@ -77,7 +77,7 @@ def output_sensitivity(
     tokens: list[Tensor | None] = [None]
     handles = []
 
-    def listen(name: str) -> Callable[..., None]:
+    def listen(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         def keep(grad: Tensor) -> None:
             rows = rows_of(grad, tokens[0]).double()
             sums[name] = sums.get(name, torch.zeros_like(rows[0])) + (rows * rows).sum(0)
@@ -86,7 +86,7 @@ def output_sensitivity(
         def hook(module: nn.Module, args: Any, result: Tensor) -> Tensor:
             if not result.requires_grad:
                 result = result.detach().requires_grad_()
-            result.register_hook(keep)
+            result.register_hook(keep)  # type: ignore[no-untyped-call]
             return result
 
         return hook
@@ -109,6 +109,6 @@ def output_sensitivity(
     return {
         name: (sums[name] / counts[name]).cpu()
         if counts[name]
-        else torch.ones(layers[name].weight.shape[0], dtype=torch.float64)  # type: ignore[index]
+        else torch.ones(matrix(layers[name]).shape[0], dtype=torch.float64)
         for name in layers
     }
