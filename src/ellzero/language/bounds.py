@@ -97,13 +97,13 @@ def separable_part(metric: Tensor) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(metric)
     rounding = 4.0 * len(metric) * torch.finfo(torch.float64).eps * values[-1].abs()
-    flat = (values[0] - rounding).clamp(min=0.0) * torch.ones_like(values)
+    flat: Tensor = (values[0] - rounding).clamp(min=0.0) * torch.ones_like(values)
     if not bool(values[0] > rounding):
         return flat
     shape = 1.0 / ((vectors * vectors) / values).sum(1)
     root = shape.sqrt()
     smallest = torch.linalg.eigvalsh(metric / (root[:, None] * root))[0]
-    scaled = (smallest - rounding / shape.min()).clamp(min=0.0) * shape
+    scaled: Tensor = (smallest - rounding / shape.min()).clamp(min=0.0) * shape
     return scaled if float(scaled.sum()) > float(flat.sum()) else flat
 
 

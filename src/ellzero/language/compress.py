@@ -511,8 +511,9 @@ def _corrected(target: Tensor, found: Moments, settings: Mapping[str, Any]) -> T
     eye = torch.eye(len(found.gram), dtype=torch.float64)
     wide = target.double()
     right = wide @ (found.cross + ridge * eye)
-    best = torch.linalg.solve(found.gram + ridge * eye, right.T).T
-    return (wide + float(settings["correction"]) * (best - wide)).to(target.dtype)
+    best: Tensor = torch.linalg.solve(found.gram + ridge * eye, right.T).T
+    aim: Tensor = wide + float(settings["correction"]) * (best - wide)
+    return aim.to(target.dtype)
 
 
 def _finish(
@@ -526,7 +527,7 @@ def _finish(
 @torch.no_grad()
 def _write(layer: nn.Module, weight: Tensor) -> None:
     new = weight.T if is_conv1d(layer) else weight
-    layer.weight.copy_(new)  # type: ignore[union-attr, operator]
+    layer.weight.copy_(new)  # type: ignore[operator]
 
 
 def _fingerprint(
