@@ -1,6 +1,6 @@
 """Sparse networks: training any torch module under an exact budget."""
 
-from ellzero.nn import callbacks, checkpoints, export, schedules
+from ellzero.nn import callbacks, checkpoints, export, schedules, tickets
 from ellzero.nn.binary import BinaryActivation
 from ellzero.nn.budgets import make_balls, prunable
 from ellzero.nn.certificate import certify
@@ -30,4 +30,5 @@ __all__ = [
     "schedules",
     "summary",
     "support_hash",
+    "tickets",
 ]

@@ -306,6 +306,11 @@ class HardThresholding(torch.optim.Optimizer):
         points = {n: s.param.detach() for n, s in self._supports.slots.items()}
         return sum(s.max_nonzero({k: points[k] for k in s.names or ()}) for s in self.sets)
 
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Copies of the supports now, True on them; of sharded tensors the local part."""
+        return {n: slot.mask.clone() for n, slot in self._supports.slots.items()}
+
     def _budgets(self) -> tuple[int, ...]:
         """Return what the schedule asks for now; -1 for sets that it does not touch."""
         return tuple(

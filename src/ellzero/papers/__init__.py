@@ -101,6 +101,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "The Backpropagation algorithm for a math student, arXiv:2301.09977",
         "ellzero.papers.backprop",
     ),
+    Experiment(
+        "tickets",
+        "Sparse subnetworks that train: iterative pruning against hard thresholding",
+        "On the Compression of Natural Language Models, arXiv:2112.11480",
+        "ellzero.papers.tickets",
+    ),
 )
 
 
