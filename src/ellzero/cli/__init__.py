@@ -10,6 +10,7 @@ import typer  # noqa: TID253
 
 from ellzero._version import __version__
 from ellzero.cli.certify import certify
+from ellzero.cli.compress import compress
 from ellzero.cli.console import EXIT_BUG, EXIT_INPUT, EXIT_STOPPED, say
 from ellzero.cli.denoise import denoise
 from ellzero.cli.fit import fit
@@ -50,7 +51,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (fit, train, predict, denoise, certify, reproduce):
+for command in (fit, train, predict, denoise, certify, compress, reproduce):
     app.command()(command)
 
 

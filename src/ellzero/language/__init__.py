@@ -1,0 +1,6 @@
+"""Compression of language models: every layer a sparse least-squares problem with a bound."""
+
+from ellzero.language.compress import CompressedLayer, CompressionResult, compress
+from ellzero.language.layers import PrunedLayer, prune_layer
+
+__all__ = ["CompressedLayer", "CompressionResult", "PrunedLayer", "compress", "prune_layer"]

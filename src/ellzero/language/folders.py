@@ -1,0 +1,127 @@
+"""Folders of transformers: read, calibrated from a text file, written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ellzero.errors import DataError, InvalidParameterError
+
+# Room asked for beside the new weights and the finished layers: tokenizer, report.
+SPARE = 64 << 20
+LENGTH = 256
+BATCH = 32
+
+
+def check_room(model: Path, out: Path) -> None:
+    """Raise when the folder is no model, or the disk has no room for what a run writes.
+
+    Parameters
+    ----------
+    model : Path
+        Folder of the model.
+    out : Path
+        Folder of the result; it need not exist.
+
+    Raises
+    ------
+    DataError
+        If `model` has no configuration or no weights.
+    InvalidParameterError
+        If the disk of `out` is too full for the new weights and the layers kept on the way.
+    """
+    if not (model / "config.json").is_file():
+        raise DataError(
+            f"The folder '{model}' is no model of transformers: it has no config.json.",
+            "Give a folder written by `save_pretrained`.",
+        )
+    files = [path for kind in ("*.safetensors", "*.bin") for path in model.glob(kind)]
+    size = sum(path.stat().st_size for path in files)
+    if not size:
+        raise DataError(
+            f"The folder '{model}' has no weights.", "Give a folder written by `save_pretrained`."
+        )
+    place = out.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    needed = 2 * size + SPARE
+    if free < needed:
+        raise InvalidParameterError(
+            f"'{out}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
+            "Make room, or name a folder on another disk.",
+        )
+
+
+def load_folder(folder: Path) -> tuple[nn.Module, Any]:
+    """Return the model and the tokenizer of a folder; nothing is downloaded.
+
+    Raises
+    ------
+    DataError
+        If transformers is missing or cannot read the folder.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise DataError(
+            "Language models need transformers, which is not installed.",
+            "Install it with `pip install 'ellzero[language]'`.",
+        ) from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = (
+            next((getattr(transformers, n, None) for n in config.architectures or ()), None)
+            or transformers.AutoModel
+        )
+        model = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise DataError(
+            f"transformers cannot read the folder '{folder}': {str(error).splitlines()[0]}",
+            "Give a folder that holds a model and its tokenizer.",
+        ) from error
+    return model.eval(), tokenizer
+
+
+def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, Any]]:
+    """Return tokenized batches of the lines of a text file.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read or has no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The calibration file '{path}' cannot be read: {error}.",
+            "Give a text file in UTF-8, one text a line.",
+        ) from error
+    texts = [line for line in lines if line.strip()][:max_texts]
+    if not texts:
+        raise DataError(f"The calibration file '{path}' has no text.", "Write one text a line.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return [
+        dict(
+            tokenizer(
+                texts[i : i + BATCH],
+                padding=True,
+                truncation=True,
+                max_length=min(LENGTH, tokenizer.model_max_length),
+                return_tensors="pt",
+            )
+        )
+        for i in range(0, len(texts), BATCH)
+    ]
+
+
+def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    """Write the model and its tokenizer."""
+    model.save_pretrained(folder)  # type: ignore[operator]
+    tokenizer.save_pretrained(folder)
