@@ -352,7 +352,8 @@ def test_reproduce_lists_and_names_the_nearest(run):
     refuse(
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
-        "Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, backprop.",
+        "Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, backprop, "
+        "convex-geometry, tickets.",
         "reproduce",
         "iht-irs",
     )
@@ -364,6 +365,8 @@ def test_reproduce_lists_and_names_the_nearest(run):
         "sparse-smooth",
         "adagrad",
         "backprop",
+        "convex-geometry",
+        "tickets",
     ]
 
 

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,7 +173,7 @@ def polish(
     unit = max(least, 1e-300)
     for _ in range(8):
         parts = [cp.Variable(n_inputs) for _ in range(m)]
-        shift = cp.Variable() if problem.fit_intercept else 0.0
+        shift: Any = cp.Variable() if problem.fit_intercept else 0.0
         outputs = (
             sum(cp.multiply(signs[j] * patterns[:, j], A @ parts[j]) for j in range(m)) + shift
         )
