@@ -384,6 +384,7 @@ IMAGES = (
     (100, 5.0, {"n_nonzero": 500}, True),
     (512, 1.0, {"penalty": 0.5}, True),
     (512, 1.0, {"n_nonzero": 17_000}, False),
+    (512, 1.0, {"n_nonzero": 17_000}, True),
 )
 
 

@@ -19,6 +19,7 @@ from ellzero.objectives import (
     BinaryPatchNetworkLoss,
     CosineWells,
     FiniteSum,
+    GraphSmoothness,
     Huber,
     LeastSquares,
     Logistic,
@@ -148,6 +149,16 @@ ROTATION = random_rotation(6, torch.Generator().manual_seed(4))
 CURVATURES = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 PARTIAL = {"coef": 0.1, "intercept": 0.01}
 
+CYCLE = torch.tensor([[0, 1], [2, 1], [2, 3], [3, 4], [5, 4], [0, 3]])
+
+
+def graph_smoothness(dtype=torch.float64, edges=CYCLE, missing=0.0):
+    generator = np.random.default_rng(9)
+    y, smoothness = generator.normal(size=6), generator.uniform(0.1, 3.0, len(edges))
+    weights = torch.tensor([1.0, 0.5, missing, 2.0, 1.0, 1.0])
+    return GraphSmoothness(torch.tensor(y).to(dtype), edges, torch.tensor(smoothness), weights)
+
+
 # Objectives by name; each makes one in the dtype asked for.
 OBJECTIVE_CASES: dict[str, Callable[..., Any]] = {
     "quadratic": quadratic,
@@ -199,6 +210,11 @@ OBJECTIVE_CASES: dict[str, Callable[..., Any]] = {
     "finite-sum": lambda dtype=torch.float64: FiniteSum(
         [least_squares(dtype), quadratic(dtype)], [1.0, 3.0]
     ),
+    "graph": graph_smoothness,
+    "graph-plain": lambda dtype=torch.float64: GraphSmoothness(
+        torch.arange(4.0).to(dtype), CYCLE[:3]
+    ),
+    "graph-empty": lambda dtype=torch.float64: graph_smoothness(dtype, CYCLE[:0]),
     "module": module,
     "module-ridge": lambda dtype=torch.float64: module(dtype, ridge=0.05),
 }
@@ -212,6 +228,7 @@ def _ball(objective, budget=2, names=None, penalty=None):
 PROBLEMS: dict[str, Callable[..., Problem]] = {
     "quadratic": lambda dtype=torch.float64: _ball(quadratic(dtype)),
     "least-squares": lambda dtype=torch.float64: _ball(least_squares(dtype)),
+    "graph": lambda dtype=torch.float64: _ball(graph_smoothness(dtype, missing=0.7)),
     "least-squares-free": lambda dtype=torch.float64: _ball(
         least_squares(dtype, fit_intercept=True, ridge=PARTIAL), names=("coef",)
     ),
@@ -254,7 +271,14 @@ PROBLEMS: dict[str, Callable[..., Problem]] = {
     "binary-ball": lambda dtype=torch.float64: _ball(binary_patches(dtype), 3),
     "binary-both": lambda dtype=torch.float64: _ball(binary_patches(dtype), penalty=L1(0.2)),
 }
-QUADRATIC = ("quadratic", "least-squares", "least-squares-free", "nothing-kept", "all-kept")
+QUADRATIC = (
+    "quadratic",
+    "graph",
+    "least-squares",
+    "least-squares-free",
+    "nothing-kept",
+    "all-kept",
+)
 CONVEX = (*QUADRATIC, "logistic", "logistic-free", "softmax", "softmax-free")
 NEEDS_SET = "it needs a constraint, such as `L0Ball`"
 NEEDS_SPARSE = "it needs a sparse constraint, such as `L0Ball`"
@@ -831,6 +855,55 @@ OBJECTIVES = [
             Wrong(
                 lambda: Huber(EYE, torch.tensor([1.0, torch.nan, 0.0])),
                 "`y` must be finite, got NaN or infinity.\nhint: Drop these samples first.",
+            ),
+        ),
+    ),
+    Entry(
+        GraphSmoothness,
+        {n: c for n, c in OBJECTIVE_CASES.items() if n.startswith("graph")},
+        (
+            Wrong(
+                lambda: GraphSmoothness([1.0], CYCLE[:0]),
+                "`y` must be a floating-point tensor with 1 axis, got list.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(EYE, CYCLE[:0]),
+                "`y` must be a floating-point tensor with 1 axis, got (3, 3) of torch.float32.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(torch.tensor([torch.nan]), CYCLE[:0]),
+                "`y` must hold finite numbers, got NaN or infinity.\n"
+                "hint: A sample that is missing has any value and weight 0.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, ONES),
+                "`edges` must be a tensor of integers of shape (m, 2), got (3,) of torch.float32."
+                "\nhint: A chain is `torch.stack([torch.arange(n - 1), torch.arange(1, n)], 1)`.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, CYCLE),
+                "`edges` must join entries 0 to 2 of `y`, got (2, 3).",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, torch.tensor([[1, 1]])),
+                "`edges` must not join an entry to itself, got 1.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, torch.tensor([[0, 1], [1, 0]])),
+                "`edges` must hold every edge once, got one twice.\n"
+                "hint: Add up their `smoothness`.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, CYCLE[:2], ONES),
+                "`smoothness` must be one number or of shape (2,), got shape (3,).",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, CYCLE[:2], -1.0),
+                "`smoothness` must be finite and not negative, got an entry that is not.",
+            ),
+            Wrong(
+                lambda: GraphSmoothness(ONES, CYCLE[:2], sample_weight=-ONES),
+                "`sample_weight` must be finite and not negative, got an entry that is not.",
             ),
         ),
     ),

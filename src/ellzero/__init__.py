@@ -28,6 +28,7 @@ _HOMES = {
     "BinaryPatchNetworkLoss": "ellzero.objectives",
     "CosineWells": "ellzero.objectives",
     "FiniteSum": "ellzero.objectives",
+    "GraphSmoothness": "ellzero.objectives",
     "Huber": "ellzero.objectives",
     "LeastSquares": "ellzero.objectives",
     "Logistic": "ellzero.objectives",
@@ -142,6 +143,7 @@ if TYPE_CHECKING:
     from ellzero.objectives import BinaryPatchNetworkLoss as BinaryPatchNetworkLoss
     from ellzero.objectives import CosineWells as CosineWells
     from ellzero.objectives import FiniteSum as FiniteSum
+    from ellzero.objectives import GraphSmoothness as GraphSmoothness
     from ellzero.objectives import Huber as Huber
     from ellzero.objectives import LeastSquares as LeastSquares
     from ellzero.objectives import Logistic as Logistic

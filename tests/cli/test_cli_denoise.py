@@ -225,3 +225,20 @@ def test_images_that_are_none_are_refused(run):  # noqa: F811
     words = ["denoise", "x.npy", "--column", "a"]
     message = "`--column` is for series, got an image."
     refuse(run, message, "Leave it out.", *words)
+
+
+def test_an_empty_line_of_a_single_column_is_a_missing_sample(run):  # noqa: F811
+    text = "value\n0\n3\n\n3\n0\n\n0\n\n\n"
+    Path("one.csv").write_text(text)
+    code, _, said = run("denoise", "one.csv", "--n-nonzero", "3", "--out", "o")
+    assert code == 0
+    assert "2 of 7 values are missing and were filled in." in said
+    rows = Path("o/result.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["0", "3", "", "3", "0", "", "0"]
+    assert [row.split(",")[3] for row in rows][:5] == ["false", "true", "true", "true", "false"]
+    # Before the header, and beside other columns, it is nothing.
+    Path("two.csv").write_text("\nvalue\n0\n3\n")
+    Path("three.csv").write_text("a,value\nx,0\n\ny,3\n")
+    for name in ("two.csv", "three.csv"):
+        assert run("denoise", name, "--n-nonzero", "1", "--out", name[:-4])[0] == 0
+        assert len(Path(f"{name[:-4]}/result.csv").read_text().splitlines()) == 3

@@ -20,7 +20,7 @@ SMOOTH = {
     for n, m in TWICE.items()
     if "module" not in n and not n.startswith(("poisson", "cosines", "noisy", "finite", "patches"))
 }
-QUADRATIC = {n: m for n, m in SMOOTH.items() if n == "quadratic" or n.startswith("least")}
+QUADRATIC = {n: m for n, m in SMOOTH.items() if n.startswith(("quadratic", "least", "graph"))}
 
 
 def directions(objective):

@@ -190,6 +190,24 @@ def test_points_lie_where_the_axis_says():
     assert ticks["10"] == pytest.approx(x2, abs=0.06)
 
 
+@pytest.mark.parametrize("count", [100, 101])
+def test_many_points_are_small_and_below_the_lines(count):
+    at = list(range(count))
+    figure = figures.line_chart(
+        title="t", x_label="x", y_label="y",
+        series=[
+            {"name": "data", "x": at, "y": at, "style": "points"},
+            {"name": "fit", "x": at, "y": at},
+        ],
+    )  # fmt: skip
+    line = figure.wide.rindex('class="line c1 d1"')
+    dots = [m.start() for m in re.finditer('class="mark c0"', figure.wide)]
+    # The first is that of the legend.
+    assert len(dots) == count + 1
+    assert all((dot < line) == (count > 100) for dot in dots[1:])
+    assert ('r="1.8"' in figure.wide) == (count > 100)
+
+
 def test_series_differ_without_color():
     figure = figures.line_chart(
         title="t", x_label="x", y_label="y",

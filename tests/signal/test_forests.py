@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ellzero.core.result import Claim, Status
-from ellzero.kernels.tree import solve_forest, tree_l0
+from ellzero.kernels.tree import forest_leverages, solve_forest, tree_l0
 from ellzero.kernels.tree_check import bound_of_forest
+from ellzero.signal import SparseSmooth
 from ellzero.signal.certificate import INTERVAL, MULTIPLIER, certify_forest
 from ellzero.signal.chain import Chain, solve_budgeted
 from ellzero.signal.tree import Forest, solve_forest_budgeted, solve_forest_penalized
@@ -174,3 +175,54 @@ def test_certificates_refuse_other_signals_and_raised_messages():
     )
     assert violation == pytest.approx(0.1, rel=1e-6)
     assert bound <= found.value + 1e-9
+
+
+def random_tree(rng, n):
+    parent = np.array([rng.integers(0, v) for v in range(1, n)])
+    return np.column_stack([parent, np.arange(1, n)])
+
+
+def test_leverages_on_a_forest_are_those_of_the_dense_inverse():
+    rng = np.random.default_rng(8)
+    for _ in range(30):
+        n = int(rng.integers(1, 12))
+        parent = np.array([rng.choice([-1, rng.integers(v + 1, n)]) for v in range(n - 1)] + [-1])
+        edges, w = rng.uniform(0.1, 3.0, n), rng.uniform(0.2, 2.0, n)
+        on = rng.random(n) < 0.6
+        inner = np.flatnonzero(parent >= 0)
+        system = np.diag(w) + laplacian(n, inner, parent[inner], edges[inner])
+        wanted = np.zeros(n)
+        if on.any():
+            wanted[on] = w[on] * np.diag(np.linalg.inv(system[np.ix_(on, on)]))
+        got = forest_leverages(w, parent.astype(np.int64), edges, on)
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("criterion", ["ebic", "cv"])
+def test_select_finds_a_planted_branch(criterion):
+    rng = np.random.default_rng(5)
+    edges = random_tree(rng, 120)
+    below = np.zeros(120, dtype=bool)
+    below[30] = True
+    for parent, child in edges:
+        below[child] |= below[parent]
+    low = np.flatnonzero(below)
+    y = 0.3 * rng.standard_normal(120)
+    y[low] += 4.0
+    est = SparseSmooth(0.5, graph=("tree", edges)).select(
+        y, [0, low.size // 2, low.size, 60], criterion=criterion
+    )
+    if criterion == "ebic":
+        assert est.budget_ == low.size
+        assert est.support_.tolist() == low.tolist()
+    else:
+        assert est.budget_ >= low.size
+    scores = est.criterion_[criterion]
+    assert est.criterion_["n_nonzero"][int(np.argmin(scores))] == est.budget_
+    if criterion == "cv":
+        total = 0.0
+        for fold in range(5):
+            out = np.arange(120) % 5 == fold
+            part = SparseSmooth(0.5, graph=edges, n_nonzero=60).fit(np.where(out, np.nan, y))
+            total += ((y - part.signal_)[out] ** 2).sum()
+        assert scores[-1] == pytest.approx(total, rel=1e-9)

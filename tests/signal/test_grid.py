@@ -12,6 +12,7 @@ from ellzero.signal.certificate_graph import certify_mesh
 from ellzero.signal.decomposition import Decomposition
 from ellzero.signal.graph import Mesh, blocks_of, parts_of
 from ellzero.signal.grid import solve_mesh
+from ellzero.signal.proof import Multipliers
 from tests.signal.enumeration import by_budget, costs_of, laplacian, masks, smooth_values
 
 CLOSE = 1e-11
@@ -296,6 +297,47 @@ def test_a_proof_that_is_tampered_with_proves_nothing():
         assert bad.lower_bound <= found.value
 
 
+def test_bounds_on_forests_are_recomputed():
+    rng = np.random.default_rng(11)
+    rechecked = {"message inequalities at multipliers": 0, "steps of a bracket": 0}
+    for case in range(16):
+        n = 9
+        first, second = np.nonzero(np.triu(rng.random((n, n)) < 0.4, 1))
+        smoothness = rng.uniform(0.1, 3.0, first.size)
+        y = rng.standard_normal(n)
+        given = {"n_nonzero": 4} if case % 2 else {"penalty": 0.2}
+        est = SparseSmooth(smoothness, graph=np.column_stack([first, second]), **given)
+        est.fit(y if case % 4 else np.abs(y))
+        y = y if case % 4 else np.abs(y)
+        values = smooth_values(y, np.ones(n), laplacian(n, first, second, smoothness), False)
+        best = by_budget(values)[4] if case % 2 else (values + costs_of(np.full(n, 0.2))).min()
+        certificate = est.certificate_
+        method = certificate.measures["bound_method"]
+        rechecked[method] += 1
+        assert certificate.lower_bound <= best + CLOSE * (y @ y)
+        # Nothing but rounding is lost against the bound of the method.
+        assert certificate.lower_bound >= est.lower_bound_ - 1e-9 * (y @ y)
+    assert min(rechecked.values()) >= 4, rechecked
+
+
+def test_multipliers_of_another_graph_prove_nothing():
+    rng = np.random.default_rng(2)
+    first, second = np.nonzero(np.triu(rng.random((12, 12)) < 0.5, 1))
+    mesh = Mesh(rng.standard_normal(12), np.ones(12), first, second, np.ones(first.size))
+    found = solve_mesh(mesh, price=None, budget=4)
+    assert isinstance(found.proof, Multipliers)
+    assert certify_mesh(mesh, found, budget=4, penalty=None).lower_bound is not None
+    # As many edges of the same weights, between other nodes.
+    ends = np.column_stack([first, second])
+    missing = np.argwhere(np.triu(1 - np.eye(12), 1) > 0)
+    missing = missing[~(missing[:, None] == ends).all(axis=2).any(axis=1)]
+    other = replace(mesh, first=np.append(first[1:], missing[0, 0]),
+                    second=np.append(second[1:], missing[0, 1]))  # fmt: skip
+    bad = certify_mesh(other, found, budget=4, penalty=None)
+    assert bad.lower_bound is None
+    assert bad.assumptions == ("The parts of the proof do not make up the graph.",)
+
+
 @pytest.mark.parametrize("grid", [True, False])
 def test_parts_hold_every_edge_once_and_blocks_every_node(grid):
     rng = np.random.default_rng(3)
@@ -381,6 +423,16 @@ BAD = [
         "`graph` must be 'chain', 'grid' or a list of edges, got 'tree'.",
     ),
     (
+        {"graph": ("tree", SQUARE), "penalty": 1.0},
+        InvalidParameterError,
+        "`graph` must be a tree, got 4 edges between 4 samples that make a cycle.",
+    ),
+    (
+        {"graph": ("ring", SQUARE[:1]), "penalty": 1.0},
+        InvalidParameterError,
+        "`graph` must be ('tree', edges) where it is a word and edges, got ('ring', [[0, 1]]).",
+    ),
+    (
         {"graph": SQUARE, "penalty": 1.0, "smoothness": [1.0, 1.0, -1.0, 1.0]},
         InvalidParameterError,
         "`smoothness` must be finite and not negative, got -1.",
@@ -405,7 +457,49 @@ def test_bad_graphs_are_one_sentence(given, kind, message):
     assert error.value.message == message
 
 
-def test_select_needs_a_chain():
-    with pytest.raises(IncompatibleError) as error:
-        SparseSmooth(n_nonzero=1, graph=SQUARE).select([1.0, 2.0, 3.0, 4.0])
-    assert error.value.message == "`select` needs a chain, got a graph with cycles."
+def test_ebic_needs_a_graph_without_cycles():
+    for graph, y, noun in (
+        (SQUARE, [1.0, 2.0, 3.0, 4.0], "graph with cycles"),
+        ("grid", np.ones((2, 2)), "grid"),
+    ):
+        with pytest.raises(IncompatibleError) as error:
+            SparseSmooth(graph=graph).select(y)
+        assert error.value.message == (
+            f"The criterion 'ebic' needs a chain or a tree, got a {noun}: it counts supports by "
+            "their bumps."
+        )
+        assert error.value.hint == "Pass `criterion='cv'`."
+
+
+def test_folds_of_an_image_are_diagonals():
+    rng = np.random.default_rng(4)
+    y = 0.3 * rng.standard_normal((6, 6))
+    y[1:4, 2:5] += 3.0
+    est = SparseSmooth(1.0, graph="grid").select(y, [2, 9], criterion="cv", n_folds=3)
+    assert est.budget_ == 9
+    fold = (2 * np.arange(6)[:, None] + np.arange(6)) % 3
+    total = 0.0
+    for k in range(3):
+        part = SparseSmooth(1.0, n_nonzero=9, graph="grid").fit(np.where(fold == k, np.nan, y))
+        total += ((y - part.signal_)[fold == k] ** 2).sum()
+    assert est.criterion_["cv"][1] == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["frame", "float32", "uint8", "bool"])
+def test_images_of_every_kind_are_read(kind):
+    pandas = pytest.importorskip("pandas")
+    y = np.zeros((5, 6))
+    y[1:4, 2:5] = 3.0
+    made = {
+        "frame": lambda: pandas.DataFrame(y),
+        "float32": lambda: y.astype(np.float32),
+        "uint8": lambda: y.astype(np.uint8),
+        "bool": lambda: y > 0,
+    }[kind]()
+    scale = 1.0 if kind != "bool" else 1 / 3
+    plain = SparseSmooth(0.5, n_nonzero=9, graph="grid").fit(y * scale)
+    est = SparseSmooth(0.5, n_nonzero=9, graph="grid").fit(made)
+    assert est.value_ == pytest.approx(plain.value_, rel=1e-12)
+    assert isinstance(est.signal_, np.ndarray)
+    assert est.signal_.shape == (5, 6)
+    assert est.signal_.dtype == np.float64

@@ -64,6 +64,14 @@ def _check_text(path: Path) -> bytes:
     return lines[0]
 
 
+def _empty_lines_at_the_end(path: Path) -> int:
+    """Return how many lines after the last text are empty."""
+    with open(path, "rb") as file:
+        end = file.read()
+    rest = end[len(end.rstrip(b"\r\n")) :]
+    return max(rest.count(b"\n") - 1, 0)
+
+
 def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
     """Return the columns of a text file, and what is worth knowing."""
     pa, csv = arrow(), arrow(".csv")
@@ -77,6 +85,9 @@ def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
                 separator = other
                 messages.append(f"Read '{path.name}' as separated by {word}.")
                 break
+    # In a file with one column an empty line is a missing value, unless none follows it.
+    with open(path, "rb") as file:
+        alone = separator.encode() not in header and file.read(1) not in (b"\n", b"\r")
     bad: list[Any] = []
 
     def note(row: Any) -> str:
@@ -90,7 +101,10 @@ def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
             path,
             read_options=csv.ReadOptions(use_threads=False, block_size=block),
             parse_options=csv.ParseOptions(
-                delimiter=separator, newlines_in_values=True, invalid_row_handler=note
+                delimiter=separator,
+                newlines_in_values=True,
+                invalid_row_handler=note,
+                ignore_empty_lines=not alone,
             ),
             convert_options=csv.ConvertOptions(
                 null_values=list(MISSING),
@@ -105,6 +119,8 @@ def _read_csv(path: Path) -> tuple[list[tuple[str, Any]], list[str]]:
             f"'{path.name}' cannot be read as CSV: {first_line(error)}.",
             "Check the separators and the quotes.",
         ) from error
+    if alone:
+        read = read.slice(0, max(read.num_rows - _empty_lines_at_the_end(path), 0))
     if bad:
         row = bad[0]
         place = "A row" if row.number is None else f"Row {row.number}"

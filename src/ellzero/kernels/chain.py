@@ -142,7 +142,7 @@ def domains(y, w, edges, nonnegative):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _restricted(a, m, c, low, high, edge, x):  # type: ignore[no-untyped-def]
+def restricted_value(a, m, c, low, high, edge, x):  # type: ignore[no-untyped-def]
     """Return min over x' in [low, high] of a (x' - m)^2 + c + edge (x - x')^2."""
     total = a + edge
     best = (a * m + edge * x) / total if total > 0.0 else m
@@ -207,8 +207,8 @@ def _crossing(one, two, edge, low, high):  # type: ignore[no-untyped-def]
             break
         # Where the second one is clipped at its left end the first is at least as good.
         clipped = a2 > 0.0 and _is_left(a2, m2, l2, edge, x)
-        mine = _restricted(a1, m1, c1, l1, h1, edge, x)
-        if clipped or mine < _restricted(a2, m2, c2, l2, h2, edge, x):
+        mine = restricted_value(a1, m1, c1, l1, h1, edge, x)
+        if clipped or mine < restricted_value(a2, m2, c2, l2, h2, edge, x):
             left = x
         else:
             right = x
@@ -308,13 +308,13 @@ def envelope_step(  # type: ignore[no-untyped-def]
         while size > 0:
             top = work[size - 1]
             at = top[5]
-            mine = _restricted(a, m, c, left, right, edge, at)
-            theirs = _restricted(top[0], top[1], top[2], top[3], top[4], edge, at)
+            mine = restricted_value(a, m, c, left, right, edge, at)
+            theirs = restricted_value(top[0], top[1], top[2], top[3], top[4], edge, at)
             if (is_zero or not _is_left(a, m, left, edge, at)) and mine <= theirs:
                 size -= 1
                 continue
-            mine = _restricted(a, m, c, left, right, edge, high)
-            theirs = _restricted(top[0], top[1], top[2], top[3], top[4], edge, high)
+            mine = restricted_value(a, m, c, left, right, edge, high)
+            theirs = restricted_value(top[0], top[1], top[2], top[3], top[4], edge, high)
             if (not is_zero and _is_left(a, m, left, edge, high)) or mine >= theirs:
                 dropped = True
                 break

@@ -27,7 +27,7 @@ from ellzero.kernels.chain import (
 
 
 @njit(cache=True)
-def _joint(pieces, count, end, rest, first, last, low):  # type: ignore[no-untyped-def]
+def least_joint(pieces, count, end, rest, first, last, low):  # type: ignore[no-untyped-def]
     """Return the least value of a cost plus the message from the other side.
 
     The message of the reversed chain is in `rest[first:last]`, over the same interval.
@@ -185,7 +185,7 @@ def chain_counted(  # type: ignore[no-untyped-def]
                     now[c], now_labels[c], sizes[c], y[i], w[i], price * kind,
                     costs[to], costs_labels[to],
                 )  # fmt: skip
-                joint = _joint(costs[to], sizes[c], high[i], rest, begin, stop, low[i])
+                joint = least_joint(costs[to], sizes[c], high[i], rest, begin, stop, low[i])
                 if base + joint + others <= limit:
                     costs_sizes[to] = sizes[c]
                     smallest = min(smallest, found)

@@ -131,7 +131,7 @@ def best_by_counts(y, w, edges, budget):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _lowest(a, m, c, b, k, d, low, high):  # type: ignore[no-untyped-def]
+def lowest(a, m, c, b, k, d, low, high):  # type: ignore[no-untyped-def]
     """Return min over [low, high] of (a (x - m)^2 + c) - (b (x - k)^2 + d)."""
     if high < low:
         return math.inf
@@ -187,7 +187,7 @@ def bound_of_messages(  # type: ignore[no-untyped-def]
     for k in range(first[0], first[1]):
         end = kept[k + 1, 3] if k + 1 < first[1] else high[0]
         start = max(kept[k, 3], low[0])
-        worst = _lowest(0.0, 0.0, bump, kept[k, 0], kept[k, 1], kept[k, 2] + bases[0], start, end)
+        worst = lowest(0.0, 0.0, bump, kept[k, 0], kept[k, 1], kept[k, 2] + bases[0], start, end)
         violation = max(violation, -worst)
     bound, zero = math.inf, 0.0
     for i in range(n):
@@ -207,7 +207,7 @@ def bound_of_messages(  # type: ignore[no-untyped-def]
                 b, k2, d = kept[t, 0], kept[t, 1], kept[t, 2] + bases[i + 1]
                 s = max(kept[t, 3], low[i + 1])
                 e = kept[t + 1, 3] if t + 1 < stop else high[i + 1]
-                worst = min(worst, _lowest(edge, 0.0, zero + bump, b, k2, d, s, e))
+                worst = min(worst, lowest(edge, 0.0, zero + bump, b, k2, d, s, e))
         else:
             bound = min(bound, zero)
         if cost[i] == math.inf:
@@ -244,11 +244,15 @@ def bound_of_messages(  # type: ignore[no-untyped-def]
                 b, k2, d = kept[t, 0], kept[t, 1], kept[t, 2] + bases[i + 1]
                 s = max(kept[t, 3], low[i + 1])
                 e = kept[t + 1, 3] if t + 1 < stop else high[i + 1]
-                worst = min(worst, _lowest(edge, left, at_left, b, k2, d, s, min(e, inner_low)))
+                worst = min(worst, lowest(edge, left, at_left, b, k2, d, s, min(e, inner_low)))
                 worst = min(
-                    worst, _lowest(after, m, c, b, k2, d, max(s, inner_low), min(e, inner_high))
+                    worst,
+                    lowest(after, m, c, b, k2, d, max(s, inner_low), min(e, inner_high)),
                 )
-                worst = min(worst, _lowest(edge, right, at_right, b, k2, d, max(s, inner_high), e))
+                worst = min(
+                    worst,
+                    lowest(edge, right, at_right, b, k2, d, max(s, inner_high), e),
+                )
         if i + 1 < n:
             violation += -worst
     return bound - violation, violation

@@ -20,15 +20,15 @@ from ellzero.kernels.chain import (
     CURVATURE,
     START,
     VERTEX,
-    _restricted,
     at_zero,
     copy_rows,
     domains,
     envelope_step,
     grown,
     node_step,
+    restricted_value,
 )
-from ellzero.kernels.chain_budget import _joint
+from ellzero.kernels.chain_budget import least_joint
 
 # What `rules_program` keeps of its messages.
 NOTHING, LEAST, EVERY = 0, 1, 2
@@ -124,7 +124,7 @@ def _least_at(pieces, labels, count, end, edge):  # type: ignore[no-untyped-def]
     best, label = math.inf, -1
     for k in range(count):
         right = pieces[k + 1, START] if k + 1 < count else end
-        value = _restricted(
+        value = restricted_value(
             pieces[k, CURVATURE], pieces[k, VERTEX], pieces[k, COST], pieces[k, START], right,
             edge, 0.0,
         )  # fmt: skip
@@ -321,7 +321,7 @@ def rules_program(  # type: ignore[no-untyped-def]
                     if pruned:
                         joint = math.inf
                         if rest_stop > rest_begin:
-                            joint = _joint(
+                            joint = least_joint(
                                 costs[to], sizes[slot], high[i], rest, rest_begin, rest_stop,
                                 low[i],
                             )  # fmt: skip

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit  # noqa: TID253
 
-from ellzero.kernels.chain_check import _lowest
+from ellzero.kernels.chain_check import lowest
 
 
 @njit(cache=True)
@@ -165,7 +165,7 @@ def best_by_runs(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _below(kept, begin, stop, base, low, high, a, m, c, left, right, edge):  # type: ignore[no-untyped-def]
+def least_difference(kept, begin, stop, base, low, high, a, m, c, left, right, edge):  # type: ignore[no-untyped-def]
     """Return the least of a piece carried over an edge minus a message; negative if violated.
 
     The piece is a (x' - m)^2 + c over [left, right]; the message is rows `begin` to `stop`.
@@ -187,9 +187,9 @@ def _below(kept, begin, stop, base, low, high, a, m, c, left, right, edge):  # t
         b, k, d = kept[t, 0], kept[t, 1], kept[t, 2] + base
         s = max(kept[t, 3], low)
         e = kept[t + 1, 3] if t + 1 < stop else high
-        worst = min(worst, _lowest(edge, left, at_left, b, k, d, s, min(e, inner_low)))
-        worst = min(worst, _lowest(after, m, c, b, k, d, max(s, inner_low), min(e, inner_high)))
-        worst = min(worst, _lowest(edge, right, at_right, b, k, d, max(s, inner_high), e))
+        worst = min(worst, lowest(edge, left, at_left, b, k, d, s, min(e, inner_low)))
+        worst = min(worst, lowest(after, m, c, b, k, d, max(s, inner_low), min(e, inner_high)))
+        worst = min(worst, lowest(edge, right, at_right, b, k, d, max(s, inner_high), e))
     return worst
 
 
@@ -233,7 +233,7 @@ def bound_of_rules(  # type: ignore[no-untyped-def]
         for k in range(first[0], first[1]):
             end = kept[k + 1, 3] if k + 1 < first[1] else high[0]
             s, d = max(kept[k, 3], low[0]), kept[k, 2] + bases[0]
-            worst = _lowest(0.0, 0.0, bump, kept[k, 0], kept[k, 1], d, s, end)
+            worst = lowest(0.0, 0.0, bump, kept[k, 0], kept[k, 1], d, s, end)
             violation = max(violation, -worst)
     else:
         violation = math.inf
@@ -253,7 +253,7 @@ def bound_of_rules(  # type: ignore[no-untyped-def]
         gone, worst = math.inf, 0.0
         if i + 1 < n and zeros[distance - 1] < math.inf:
             to = (i + 1) * length
-            worst = _below(
+            worst = least_difference(
                 kept, first[to], first[to + 1], bases[i + 1], low[i + 1], high[i + 1],
                 0.0, 0.0, zeros[distance - 1] + bump, 0.0, 0.0, edge,
             )  # fmt: skip
@@ -281,7 +281,7 @@ def bound_of_rules(  # type: ignore[no-untyped-def]
                 if i + 1 < n:
                     worst = min(
                         worst,
-                        _below(
+                        least_difference(
                             kept, first[to], first[to + 1], bases[i + 1], low[i + 1],
                             high[i + 1], q, m, c, left, right, edge,
                         ),

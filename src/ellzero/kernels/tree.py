@@ -80,6 +80,54 @@ def solve_forest(y, w, parent, edges, on):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def forest_leverages(w, parent, edges, on):  # type: ignore[no-untyped-def]
+    """Return how much every node that is on follows its own data; zero elsewhere.
+
+    Parameters
+    ----------
+    w : array of shape (n,)
+        Weights.
+    parent : array of shape (n,), int64
+        Parent of every node, a larger number; -1 for roots.
+    edges : array of shape (n,)
+        Smoothness weight of the edge to the parent; of no meaning for roots.
+    on : array of shape (n,), bool
+        Nodes that may differ from zero.
+
+    Returns
+    -------
+    array of shape (n,)
+        Diagonal of the inverse of the system over the support, times the weights.
+    """
+    n = w.shape[0]
+    below = w.copy()
+    for v in range(n):
+        p = parent[v]
+        if p < 0:
+            continue
+        if on[v] and on[p]:
+            total = below[v] + edges[v]
+            if total > 0.0:
+                below[p] += below[v] * edges[v] / total
+        elif on[v]:
+            below[v] += edges[v]
+        elif on[p]:
+            below[p] += edges[v]
+    spread, out = np.zeros(n), np.zeros(n)
+    for v in range(n - 1, -1, -1):
+        if not on[v]:
+            continue
+        p = parent[v]
+        total = below[v] + (edges[v] if p >= 0 and on[p] else 0.0)
+        if total > 0.0:
+            spread[v] = 1.0 / total
+            if p >= 0 and on[p]:
+                spread[v] += (edges[v] / total) ** 2 * spread[p]
+        out[v] = w[v] * spread[v]
+    return out
+
+
+@njit(cache=True)
 def forest_objective(x, y, w, parent, edges, cost):  # type: ignore[no-untyped-def]
     """Return the objective at a point, with the cost of every nonzero."""
     total = 0.0

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import njit  # noqa: TID253
 
-from ellzero.kernels.chain_rules_check import _below
+from ellzero.kernels.chain_rules_check import least_difference
 
 
 @njit(cache=True)
@@ -138,7 +138,7 @@ def bound_of_forest(  # type: ignore[no-untyped-def]
                 if p >= 0:
                     worst = min(
                         worst,
-                        _below(
+                        least_difference(
                             rows, first[v], first[v + 1], base, to_low, to_high, 0.0, 0.0, zero,
                             0.0, 0.0, edge,
                         ),
@@ -155,7 +155,7 @@ def bound_of_forest(  # type: ignore[no-untyped-def]
             if p >= 0:
                 worst = min(
                     worst,
-                    _below(
+                    least_difference(
                         rows, first[v], first[v + 1], base, to_low, to_high, total, m, c, left,
                         right, edge,
                     ),

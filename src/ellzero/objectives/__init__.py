@@ -2,6 +2,7 @@
 
 from ellzero.objectives.anisotropic import CosineWells, StiffRamps, random_rotation
 from ellzero.objectives.binary_patch_network import BinaryPatchNetworkLoss
+from ellzero.objectives.graph_smoothness import GraphSmoothness
 from ellzero.objectives.huber import Huber
 from ellzero.objectives.least_squares import LeastSquares
 from ellzero.objectives.logistic import Logistic
@@ -16,6 +17,7 @@ __all__ = [
     "BinaryPatchNetworkLoss",
     "CosineWells",
     "FiniteSum",
+    "GraphSmoothness",
     "Huber",
     "LeastSquares",
     "Logistic",

@@ -20,6 +20,8 @@ from ellzero.report.words import anything, clean, finite, number, percent, types
 WIDE, NARROW = 720.0, 360.0
 MAX_CELLS = 20_000
 MAX_TABLE_ROWS = 60
+# Points above which they are drawn small.
+MANY = 100
 MAX_POINTS = 400
 
 Points = list[tuple[float, float]]
@@ -282,7 +284,10 @@ def line_chart(
             body.append(svg.titled(f"{name}: {show(value)}", line))
         marks: list[str] = []
         count = 0
-        for i, s in enumerate(series):
+        # Many points are small and lie below the lines, which they would hide.
+        crowds = [s.get("style") == "points" and len(_pairs(s)) > MANY for s in series]
+        for i in sorted(range(len(series)), key=lambda i: not crowds[i]):
+            s = series[i]
             style, c = s.get("style", "line"), colors[i]
             pairs = _pairs(s)
             pairs = [pairs[k] for k in thin(len(pairs), MAX_POINTS)]
@@ -300,8 +305,11 @@ def line_chart(
                     x, y = run[k]
                     words = f"{s.get('name', '')}: {show(y)} at {x_label} {_at(x)}"
                     hit = svg.tag("circle", cx=path[k][0], cy=path[k][1], r=9, class_="hit")
-                    dot = svg.marker(shape, *path[k], f"mark c{c}") if visible else ""
+                    radius = 1.8 if crowds[i] else 4.0
+                    dot = svg.marker(shape, *path[k], f"mark c{c}", radius) if visible else ""
                     marks.append(svg.titled(words, hit + dot))
+            if crowds[i]:
+                body, marks = body + marks, []
             count += 1
         return svg.picture(
             width,

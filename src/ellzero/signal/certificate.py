@@ -10,7 +10,7 @@ from ellzero.kernels.chain_check import best_by_counts, best_by_zeros, bound_of_
 from ellzero.kernels.tree import solve_forest, tree_l0
 from ellzero.kernels.tree_check import bound_of_forest
 from ellzero.signal.chain import Chain
-from ellzero.signal.solution import Floats, Solution
+from ellzero.signal.solution import Floats, Integers, Solution
 from ellzero.signal.tree import Forest
 
 # Samples up to which every position of the last zero is tried, and operations for every count.
@@ -89,7 +89,9 @@ def certify_chain(
         bound = float(best_by_zeros(chain.y, chain.weights, chain.edges, cost, 0.0))
         measures["bound_method"] = "every last zero"
     else:
-        bound, violation = _by_messages(chain, cost)
+        bound, violation = chain_messages(
+            chain.y, chain.weights, chain.edges, cost, chain.nonnegative
+        )
         measures["bound_method"] = "message inequalities"
         measures["violation"] = violation * scale**2
         assumptions.append(INTERVAL)
@@ -205,17 +207,10 @@ def certify_forest(
     checks.append(steepest_check(slope[signal != 0], w * y, scale))
     at_zero = float(w @ y**2)
     cost = forest.costs(price)
-    *_, rows, first, bases = tree_l0(y, w, parent, edges, cost, forest.nonnegative)
-    every = np.ones(forest.size, dtype=np.bool_)
-    low, high = (
-        solve_forest(part, w, parent, edges, every) for part in (y.clip(max=0), y.clip(0))
-    )
-    if forest.nonnegative:
-        low = np.zeros(forest.size)
-    bound, violation = bound_of_forest(y, w, parent, edges, cost, low, high, rows, first, bases)
-    bound = float(bound) - (0.0 if budget is None else price * budget)
+    bound, violation = forest_messages(y, w, parent, edges, cost, forest.nonnegative)
+    bound -= 0.0 if budget is None else price * budget
     measures["bound_method"] = "message inequalities"
-    measures["violation"] = float(violation) * scale**2
+    measures["violation"] = violation * scale**2
     assumptions = [INTERVAL]
     if budget is not None and value - bound > TOL * max(value, 1e-12 * at_zero):
         assumptions.append(MULTIPLIER)
@@ -251,9 +246,26 @@ def slope_of(chain: Chain, signal: Floats) -> Floats:
     return slope
 
 
-def _by_messages(chain: Chain, cost: Floats) -> tuple[float, float]:
-    y, w, edges = chain.y, chain.weights, chain.edges
-    *_, kept, first, bases = sweep(y, w, edges, cost, 0.0, chain.nonnegative, True)
-    low, high = domains(y, w, edges, chain.nonnegative)
+def chain_messages(
+    y: Floats, w: Floats, edges: Floats, cost: Floats, nonnegative: bool
+) -> tuple[float, float]:
+    """Return a bound on a chain that holds whatever its messages are, and what was taken off."""
+    *_, kept, first, bases = sweep(y, w, edges, cost, 0.0, nonnegative, True)
+    low, high = domains(y, w, edges, nonnegative)
     bound, violation = bound_of_messages(y, w, edges, cost, 0.0, low, high, kept, first, bases)
+    return float(bound), float(violation)
+
+
+def forest_messages(
+    y: Floats, w: Floats, parent: Integers, edges: Floats, cost: Floats, nonnegative: bool
+) -> tuple[float, float]:
+    """Return a bound on a forest that holds whatever its messages are, and what was taken off."""
+    *_, rows, first, bases = tree_l0(y, w, parent, edges, cost, nonnegative)
+    every = np.ones(y.size, dtype=np.bool_)
+    low, high = (
+        solve_forest(part, w, parent, edges, every) for part in (y.clip(max=0), y.clip(0))
+    )
+    if nonnegative:
+        low = np.zeros(y.size)
+    bound, violation = bound_of_forest(y, w, parent, edges, cost, low, high, rows, first, bases)
     return float(bound), float(violation)

@@ -1,7 +1,8 @@
 """What is proven of a signal on a graph with cycles, from the data, the signal and a proof.
 
 The proof names supports, orders and multipliers; every value and every bound is computed anew:
-lines by message inequalities, windows by fresh factorizations, levels by the signs of residuals.
+lines and forests by message inequalities, windows by fresh factorizations, levels by the signs of
+residuals.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ellzero.core.result import Certificate, Check, Claim, Measure
-from ellzero.kernels.chain import domains, sweep
-from ellzero.kernels.chain_check import bound_of_messages
-from ellzero.signal.certificate import conclude, steepest_check, strongest_claim
+from ellzero.signal.certificate import (
+    chain_messages,
+    conclude,
+    forest_messages,
+    steepest_check,
+    strongest_claim,
+)
 from ellzero.signal.graph import Lines, Mesh
 from ellzero.signal.proof import Fixing, Multipliers, Narrowing, Sweep, Window, split
 from ellzero.signal.solution import Floats, Integers, Solution
@@ -52,7 +57,7 @@ def certify_mesh(
     -------
     Certificate
         With a lower bound that has been computed anew; without one, and with the reason among
-        the assumptions, where the proof is too long to check or uses forests.
+        the assumptions, where the proof is too long to check.
     """
     signal = found.signal
     on = signal != 0
@@ -117,37 +122,36 @@ def _line_bound(
     lines: Lines, y: Floats, weights: Floats, cost: Floats, nonnegative: bool
 ) -> float:
     """Return a bound on lines that holds whatever the messages are."""
-    *_, kept, first, bases = sweep(y, weights, lines.edges, cost, 0.0, nonnegative, True)
-    low, high = domains(y, weights, lines.edges, nonnegative)
-    bound, _ = bound_of_messages(y, weights, lines.edges, cost, 0.0, low, high, kept, first, bases)
-    return float(bound)
+    if lines.parent is None:
+        return chain_messages(y, weights, lines.edges, cost, nonnegative)[0]
+    return forest_messages(y, weights, lines.parent, lines.edges, cost, nonnegative)[0]
 
 
-FORESTS = "The lower bound rests on exact programs on forests, which nothing recomputes."
 BETWEEN = (
-    "On every line each candidate lies between the solutions for the positive and the negative "
-    "part of its data."
+    "On every line or forest each candidate lies between the solutions for the positive and the "
+    "negative part of its data."
 )
 
 
 def _by_multipliers(mesh: Mesh, proof: Multipliers, budget: int | None) -> _Proven:
     """Evaluate the decomposition by message inequalities, from sums that are checked first."""
     method = "message inequalities at multipliers"
-    if any(lines.parent is not None for lines in proof.parts):
-        return _Proven(None, method, (FORESTS,))
     n = mesh.size
     sums, slopes, costs = np.zeros(n), np.zeros(n), np.zeros(n)
-    largest = np.zeros(n)
-    joined = np.zeros(0)
+    joined = []
     for lines, w, a, c in zip(proof.parts, proof.weights, proof.slopes, proof.costs, strict=True):
         np.add.at(sums, lines.nodes, w)
         np.add.at(slopes, lines.nodes, a)
         np.add.at(costs, lines.nodes, c)
-        np.maximum.at(largest, lines.nodes, np.abs(a))
-        joined = np.append(joined, lines.edges[lines.edges > 0])
+        joined.append(_edges_of(lines, n))
     wanted = np.where(mesh.dead, np.inf, mesh.costs(proof.price))
     finite = np.isfinite(wanted)
-    fits = np.allclose(np.sort(joined), np.sort(mesh.edges), rtol=1e-12, atol=0.0)
+    keys, weights = np.concatenate(joined, axis=1)
+    order = np.argsort(keys)
+    ends = np.minimum(mesh.first, mesh.second) * n + np.maximum(mesh.first, mesh.second)
+    known = np.argsort(ends)
+    fits = np.array_equal(keys[order], ends[known])
+    fits = fits and np.allclose(weights[order], mesh.edges[known], rtol=1e-12, atol=0.0)
     fits &= bool((sums >= mesh.weights * (1 - 1e-12)).all())
     fits &= bool((np.isfinite(costs) == finite).all())
     if not fits:
@@ -167,6 +171,14 @@ def _by_multipliers(mesh: Mesh, proof: Multipliers, budget: int | None) -> _Prov
     return _Proven(bound, method, (BETWEEN,))
 
 
+def _edges_of(lines: Lines, n: int) -> Floats:
+    """Return a number for the ends of every edge inside, and its weight, in two rows."""
+    here = np.flatnonzero(lines.edges > 0)
+    above = here + 1 if lines.parent is None else lines.parent[here]
+    one, two = lines.nodes[here], lines.nodes[above]
+    return np.stack([np.minimum(one, two) * n + np.maximum(one, two), lines.edges[here]])
+
+
 def _by_narrowing(mesh: Mesh, proof: Narrowing, budget: int | None) -> _Proven:
     """Follow the steps of a bracket; what each of them may lose is taken off."""
     method = "steps of a bracket"
@@ -180,8 +192,6 @@ def _by_narrowing(mesh: Mesh, proof: Narrowing, budget: int | None) -> _Proven:
         for step in fixing.steps:
             if isinstance(step, Sweep):
                 n_steps += 1
-                if step.lines.parent is not None:
-                    return _Proven(None, method, (FORESTS,))
             else:
                 products += step.orders.shape[0] * float(step.orders.shape[1]) ** 3 / 3
     products += sum(w.orders.shape[0] * float(w.orders.shape[1]) ** 3 / 3 for w in proof.closings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone  # noqa: TID253
@@ -21,6 +21,7 @@ from ellzero.signal.criteria import ebic
 from ellzero.signal.graph import Mesh
 from ellzero.signal.grid import solve_mesh
 from ellzero.signal.inputs import (
+    Graph,
     Samples,
     read_budgets,
     read_graph,
@@ -30,9 +31,12 @@ from ellzero.signal.inputs import (
     root_forest,
 )
 from ellzero.signal.rules import least_sizes
-from ellzero.signal.solution import Integers
+from ellzero.signal.solution import Floats, Integers
 from ellzero.signal.tree import Forest, solve_forest_budgeted, solve_forest_penalized
 from ellzero.validation import check_choice, check_integer, check_real
+
+if TYPE_CHECKING:
+    from ellzero.core.problem import Problem
 
 
 class SparseSmooth(BaseEstimator):
@@ -55,9 +59,10 @@ class SparseSmooth(BaseEstimator):
         `n_nonzero` and `penalty` is given.
     nonnegative : bool, default=False
         Whether the signal must not be negative.
-    graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
+    graph : {"chain", "grid"}, ndarray of shape (n_edges, 2) or ("tree", edges), default="chain"
         Which samples are neighbors: the next one, those beside, above and below, or pairs of
-        positions of the flattened samples.
+        positions of the flattened samples. Whether edges make a chain, trees or cycles is found
+        out; ``("tree", edges)`` refuses cycles.
     bump_penalty : float, default=0.0
         Cost of every bump, a run of the support on a chain. Must be at least 0.
     n_bumps : int or None, default=None
@@ -119,8 +124,7 @@ class SparseSmooth(BaseEstimator):
     (`nonnegative`, or data at or above zero) are mostly proven optimal, by exact sweeps over
     lines and submodular minimization on windows [3]_; signs of both kinds and budgets come with
     a bound by Lagrangian decomposition into lines or forests. The certificate repeats the steps
-    of the proof with other code, except for forests: where multipliers on forests prove the
-    bound, it checks count and slopes only.
+    of the proof with other code.
 
     References
     ----------
@@ -193,18 +197,28 @@ class SparseSmooth(BaseEstimator):
         SparseSmooth
             The fitted estimator.
         """
+        self._check_form()
+        return self._fit(self._read(y, sample_weight), self.n_nonzero, [], callback)
+
+    def _check_form(self) -> None:
+        """Raise unless there is a budget or a penalty."""
         if (self.n_nonzero is None) == (self.penalty is None):
             given = "neither" if self.n_nonzero is None else "both"
             raise InvalidParameterError(
                 f"Exactly one of `n_nonzero` and `penalty` must be given, got {given}.",
                 "Pass `n_nonzero=20` for a budget, or `penalty=0.1` for a cost of each nonzero.",
             )
-        return self._fit(self._read(y, sample_weight), self.n_nonzero, [], callback)
+
+    def _read_graph(self, y: Any, sample_weight: Any) -> tuple[Samples, Graph, Floats]:
+        """Return samples, graph and weights of the edges, checked."""
+        if self.penalty is not None:
+            check_real("penalty", self.penalty, 0.0)
+        samples = read_samples(y, sample_weight)
+        graph = read_graph(self.graph, samples.shape)
+        return samples, graph, read_smoothness(self.smoothness, graph.n_edges)
 
     def _read(self, y: Any, sample_weight: Any) -> _Posed:
         """Return everything that does not depend on the budget, checked."""
-        if self.penalty is not None:
-            check_real("penalty", self.penalty, 0.0)
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0)
         bump = check_real("bump_penalty", self.bump_penalty, 0.0)
@@ -212,10 +226,8 @@ class SparseSmooth(BaseEstimator):
             check_integer("n_bumps", self.n_bumps, 0)
         check_integer("min_length", self.min_length, 1)
         check_integer("min_distance", self.min_distance, 1)
-        samples = read_samples(y, sample_weight)
+        samples, graph, edges = self._read_graph(y, sample_weight)
         n = samples.y.size
-        graph = read_graph(self.graph, samples.shape)
-        edges = read_smoothness(self.smoothness, graph.n_edges)
         zeros = read_positions("known_zeros", self.known_zeros, n)
         ones = read_positions("known_ones", self.known_ones, n)
         both = np.intersect1d(zeros, ones)
@@ -336,11 +348,7 @@ class SparseSmooth(BaseEstimator):
     def _check_budget(self, n_nonzero: Any, data: Chain | Forest | Mesh) -> int:
         """Return how many nonzeros that count are allowed."""
         n = data.size
-        check_integer("n_nonzero", n_nonzero, 0)
-        if n_nonzero > n:
-            raise InvalidParameterError(
-                f"`n_nonzero` must be at most {n}, the number of samples, got {n_nonzero}."
-            )
+        check_budget(n_nonzero, n)
         if data.kinds is None:
             return int(n_nonzero)
         ones = int(np.count_nonzero(data.kinds == 0))
@@ -376,6 +384,67 @@ class SparseSmooth(BaseEstimator):
         """Return the signal."""
         check_is_fitted(self)
         return self.signal_
+
+    def as_problem(self, y: Any, sample_weight: Any = None) -> Problem:
+        """Return the same problem for `ellzero.solve` and `ellzero.verify`.
+
+        Parameters
+        ----------
+        y : array of shape (n_samples,) or (n_rows, n_columns), or pandas.Series
+            Samples; NaN are missing.
+        sample_weight : array of the shape of `y`, or None, default=None
+            Weight of every sample; 0 leaves it out.
+
+        Returns
+        -------
+        Problem
+            A `GraphSmoothness` of the flattened samples, in their own units, with an `L0Ball` for
+            `n_nonzero` or an `L0` for `penalty`, and `Nonnegative` or a ball with a lower bound
+            for `nonnegative`.
+
+        Raises
+        ------
+        IncompatibleError
+            If there are rules on the support, which the sets do not know.
+
+        Examples
+        --------
+        >>> import ellzero
+        >>> from ellzero.signal import SparseSmooth
+        >>> est = SparseSmooth(smoothness=0.5, n_nonzero=2)
+        >>> problem = est.as_problem([0.0, 0.1, 3.0, 3.2, -0.1])
+        >>> result = ellzero.solve(problem, ellzero.solvers.NIHT())
+        >>> round(result.value, 6) == round(est.fit([0.0, 0.1, 3.0, 3.2, -0.1]).value_, 6)
+        True
+        """
+        import torch
+
+        from ellzero.core.problem import Problem
+        from ellzero.objectives import GraphSmoothness
+        from ellzero.penalties import L0
+        from ellzero.sets import L0Ball, Nonnegative
+
+        self._check_form()
+        samples, graph, edges = self._read_graph(y, sample_weight)
+        known = {
+            "known_zeros": self.known_zeros is not None and np.size(self.known_zeros) > 0,
+            "known_ones": self.known_ones is not None and np.size(self.known_ones) > 0,
+        }
+        for name in [*self._rules(), *(name for name, given in known.items() if given)]:
+            raise IncompatibleError(
+                f"`{name}` has no set in a `Problem`.", "Use `fit`, which keeps to it."
+            )
+        objective = GraphSmoothness(
+            torch.from_numpy(samples.y * samples.scale),
+            torch.from_numpy(np.stack([graph.first, graph.second], axis=1)),
+            torch.from_numpy(edges),
+            torch.from_numpy(samples.weights),
+        )
+        if self.n_nonzero is None:
+            constraint = Nonnegative() if self.nonnegative else None
+            return Problem(objective, constraint, L0(float(self.penalty or 0.0)))
+        check_budget(self.n_nonzero, samples.y.size)
+        return Problem(objective, L0Ball(self.n_nonzero, lower=0.0 if self.nonnegative else None))
 
     def path(self, y: Any, n_nonzero: Iterable[int], sample_weight: Any = None) -> list[Any]:
         """Return a fitted copy for each of several budgets.
@@ -416,7 +485,7 @@ class SparseSmooth(BaseEstimator):
 
         Parameters
         ----------
-        y : array of shape (n_samples,), or pandas.Series
+        y : array of shape (n_samples,) or (n_rows, n_columns), or pandas.Series
             Samples; NaN are missing.
         n_nonzero : iterable of int or None, default=None
             Budgets; None means 0 and about 20 more up to half of the samples.
@@ -433,43 +502,66 @@ class SparseSmooth(BaseEstimator):
             The estimator, fitted with the chosen budget, `budget_`; `criterion_` holds all budgets
             and their scores.
 
+        Raises
+        ------
+        IncompatibleError
+            If the criterion is "ebic" and the graph has cycles.
+
         Notes
         -----
         "ebic" is :math:`n \log(R / n) + d \log n + 2 \log\binom{n + 1}{2 b}` for n samples, R the
         weighted squared error, d the degrees of freedom of the smooth fit on the support and b its
-        bumps: the last term is the number of supports with as many bumps. "cv" leaves out every
-        n_folds-th sample as missing, and scores the weighted squared error of its interpolation.
+        bumps: the last term is the number of supports with as many bumps. On trees it is the
+        binomial of the edges over those that join a nonzero and a zero. "cv" leaves out every
+        n_folds-th sample, on images those of every n_folds-th diagonal, as missing, and scores the
+        weighted squared error of its interpolation: the only criterion on graphs with cycles,
+        where every fold solves the budgets anew; `time_limit` holds for each.
         """
         check_choice("criterion", criterion, ("ebic", "cv"))
         check_integer("n_folds", n_folds, 2)
         posed = self._read(y, sample_weight)
         data = posed.data
-        if not isinstance(data, Chain):
-            noun = "forest" if isinstance(data, Forest) else "graph with cycles"
-            raise IncompatibleError(f"`select` needs a chain, got a {noun}.")
+        if criterion == "ebic" and isinstance(data, Mesh):
+            noun = "grid" if data.shape is not None else "graph with cycles"
+            raise IncompatibleError(
+                f"The criterion 'ebic' needs a chain or a tree, got a {noun}: it counts supports "
+                "by their bumps.",
+                "Pass `criterion='cv'`.",
+            )
         budgets = _budgets(data) if n_nonzero is None else read_budgets(n_nonzero)
         for budget in budgets:
             self._check_budget(budget, data)
         plain = clone(self).set_params(certify=False)
-        if criterion == "ebic":
-            scores = [ebic(data, e.solution_) for e in plain._path(posed, budgets)]
+        if criterion == "ebic" and not isinstance(data, Mesh):
+            fits = plain._path(posed, budgets)
+            scores = [ebic(data, _placed(posed, fit.solution_.signal)) for fit in fits]
         else:
             scores = [0.0] * len(budgets)
+            folds = _folds(posed, n_folds)
             for fold in range(n_folds):
-                out = np.zeros(data.size, dtype=np.bool_)
-                out[fold::n_folds] = True
+                out = folds == fold
                 if not data.weights[out].any() or not data.weights[~out].any():
                     continue
                 part = replace(data, weights=np.where(out, 0.0, data.weights))
-                fits = plain._path(_Posed(posed.samples, part), budgets)
+                fits = plain._path(replace(posed, data=part), budgets)
                 for k, fit in enumerate(fits):
-                    error = (data.y - fit.solution_.signal)[out] ** 2
+                    signal = _placed(posed, fit.solution_.signal)
+                    error = (data.y - signal)[out] ** 2
                     scores[k] += float(data.weights[out] @ error) * posed.samples.scale**2
         best = int(np.argmin(scores))
         self._fit(posed, budgets[best], [])
         self.budget_ = int(budgets[best])
         self.criterion_ = {"n_nonzero": [int(k) for k in budgets], criterion: scores}
         return self
+
+
+def check_budget(n_nonzero: Any, n: int) -> None:
+    """Raise unless a budget is an integer from 0 to the number of samples."""
+    check_integer("n_nonzero", n_nonzero, 0)
+    if n_nonzero > n:
+        raise InvalidParameterError(
+            f"`n_nonzero` must be at most {n}, the number of samples, got {n_nonzero}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,13 +573,28 @@ class _Posed:
     order: Integers | None = None
 
 
-def _budgets(chain: Chain) -> list[int]:
+def _placed(posed: _Posed, signal: Floats) -> Floats:
+    """Return a signal in the order of the program."""
+    return signal if posed.order is None else signal[posed.order]
+
+
+def _folds(posed: _Posed, n_folds: int) -> Integers:
+    """Return the fold of every sample, in the order of the program; neighbors differ."""
+    shape, n = posed.samples.shape, posed.data.size
+    number = np.arange(n)
+    if len(shape) == 2:
+        # Two steps from row to row: no column is left out as a whole.
+        number = (1 if n_folds == 2 else 2) * (number // shape[1]) + number % shape[1]
+    return (number if posed.order is None else number[posed.order]) % n_folds
+
+
+def _budgets(data: Chain | Forest | Mesh) -> list[int]:
     """Return budgets from the known ones to half of the samples, evenly spread on a log scale."""
-    least = 0 if chain.kinds is None else int(np.count_nonzero(chain.kinds == 0))
-    if chain.has_rules:
-        smallest = least_sizes(chain)[1]
+    least = 0 if data.kinds is None else int(np.count_nonzero(data.kinds == 0))
+    if isinstance(data, Chain) and data.has_rules:
+        smallest = least_sizes(data)[1]
         least += int(smallest) if math.isfinite(smallest) else 0
-    most = max((chain.size + 1) // 2, least)
+    most = max((data.size + 1) // 2, least)
     spread = np.geomspace(1, max(most - least, 1), 20)
     return sorted({least, *(min(most, least + round(k)) for k in spread.tolist())})
 
@@ -520,7 +627,7 @@ def denoise(
         Cost of a nonzero; exactly one of the two is given.
     nonnegative : bool, default=False
         Whether the signal must not be negative.
-    graph : {"chain", "grid"} or ndarray of shape (n_edges, 2), default="chain"
+    graph : {"chain", "grid"}, ndarray of shape (n_edges, 2) or ("tree", edges), default="chain"
         Which samples are neighbors.
     bump_penalty : float, default=0.0
         Cost of every bump on a chain.

@@ -248,8 +248,23 @@ def read_graph(graph: Any, shape: tuple[int, ...]) -> Graph:
             return Graph(kind, first, second)
         raise InvalidParameterError(
             f"`graph` must be 'chain', 'grid' or a list of edges, got {graph!r}.",
-            "A tree, or any other graph, is given by its edges: an array of shape (n_edges, 2).",
+            "A tree, or any other graph, is given by its edges: an array of shape (n_edges, 2), "
+            "or `('tree', edges)` to refuse cycles.",
         )
+    if isinstance(graph, tuple) and len(graph) == 2 and isinstance(graph[0], str):
+        if graph[0] != "tree" or isinstance(graph[1], str):
+            raise InvalidParameterError(
+                f"`graph` must be ('tree', edges) where it is a word and edges, got {graph!r}.",
+                "Pass the edges alone for any other graph.",
+            )
+        found = read_graph(graph[1], shape)
+        if found.kind == "general":
+            raise InvalidParameterError(
+                f"`graph` must be a tree, got {found.n_edges} edges between {n} samples that "
+                "make a cycle.",
+                "Pass the edges without 'tree' to allow cycles.",
+            )
+        return found
     try:
         edges = np.asarray(graph)
     except ValueError as error:
