@@ -302,8 +302,11 @@ def minimize(
         value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
         if value_there >= value and not math.isinf(value):
             break
-        beta[:] = trial
-        u[:] = trial_u
+        # In loops: assigning arrays compiles the text of an error message for seconds.
+        for a in range(k):
+            beta[a] = trial[a]
+        for i in range(n):
+            u[i] = trial_u[i]
         value = value_there
     status = LIMIT
     n_iter = 0
