@@ -385,7 +385,7 @@ def _cross_validate(
 def _cv_row(cv: Any, budget: int, ridge: float, loss: str) -> dict[str, float]:
     """Return the mean loss over the folds and its standard error, in units of the objective."""
     # Scores of squares and of counts are twice the loss.
-    unit = 1.0 if loss in ("logistic", "softmax") else 0.5
+    unit = 0.5 if loss in ("squared", "poisson") else 1.0
     table = cv.cv_results_
     here = (table["param_n_nonzero_coefs"] == budget) & (table["param_ridge"] == ridge)
     at = int(np.flatnonzero(here)[0])
