@@ -121,10 +121,13 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
         size = min(BLOCK, n - start)
         for a in range(k):
             row = Z[a, start : start + size]
+            # A sum in a loop that writes has two compiled orders, and where arrays lie in memory
+            # decides between them: the same data would not give the same bits.
+            for i in range(size):
+                scratch[i] = row[i] * h[start + i]
             total = 0.0
             for i in range(size):
                 total += row[i] * r[start + i]
-                scratch[i] = row[i] * h[start + i]
             gradient[a] -= total
             for b in range(a + 1):
                 other = Z[b, start : start + size]
