@@ -159,6 +159,24 @@ def test_counts_and_outliers_are_fitted(run):  # noqa: F811
         assert load_model("ellzero-out/c-fit/model.safetensors").kind == kind
 
 
+def test_outliers_are_cross_validated(run):  # noqa: F811
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 5))
+    y = 2 * X[:, 1] - X[:, 4] + 0.1 * rng.standard_normal(80)
+    y[:8] += 50
+    rows = np.column_stack([X, y])
+    np.savetxt("h.csv", rows, delimiter=",", header="a,b,c,d,e,y", comments="", fmt="%.17g")
+    words = ("fit", "h.csv", "--target", "y", "--loss", "huber", "--n-nonzero", "1:3")
+    code, out, said = run(*words, "--select", "cv", "--cv", "3", "--ridge", "0,10", "--json")
+    assert code == 0, said
+    path = json.loads(out)["path"]
+    assert path[1]["support"] == ["b", "e"]
+    # The scores of all folds: without the second feature or with a heavy ridge they are worse.
+    assert path[1]["cv"] < path[0]["cv"]
+    assert next(row["budget"] for row in path if row["selected"]) >= 2
+    assert load_model("ellzero-out/h-fit/model.safetensors").kind == "huber"
+
+
 WRONG = [
     (["--n-nonzero", "0.5"], "`--n-nonzero` must be whole numbers, got '0.5'.",
      "Write one number (5), a range with both ends (1:20), or a list (1,2,8)."),
@@ -180,9 +198,6 @@ WRONG = [
     (["--weights", "size"], "The weights in 'size' must not be negative, got ", None),
     (["--loss", "poisson"], "The target 'price' must hold counts, got ",
      "Pass `--loss squared` for numbers that can be negative."),
-    (["--loss", "huber", "--select", "cv"],
-     "The loss 'huber' is not cross-validated: its scale is estimated anew in every fold.",
-     "Pass `--select ebic` and one `--ridge`."),
     (["--cv", "99"], "`cv` must be at most 40, the number of samples, got 99.",
      "Pass fewer folds, or `--cv 0`."),
     (["--loss", "hinge"],

@@ -171,14 +171,12 @@ def test_duplicated_and_constant_columns_are_not_counted() -> None:
     assert set(model.support_.tolist()) & {5, 6} == set()
 
 
-def test_more_features_than_samples_and_the_same_answer_on_every_run() -> None:
+def test_more_features_than_samples_and_the_same_bits_on_every_run() -> None:
     rng = np.random.default_rng(8)
     X = rng.standard_normal((30, 200))
     y = X[:, 5] - X[:, 100] + 0.3 * rng.standard_normal(30)
     runs = [L0Regressor(4).fit(X.copy(), y) for _ in range(6)]
-    for run in runs[1:]:
-        np.testing.assert_array_equal(run.support_, runs[0].support_)
-        np.testing.assert_allclose(run.coef_, runs[0].coef_, rtol=1e-12)
+    assert {run.coef_.tobytes() for run in runs} == {runs[0].coef_.tobytes()}
     assert {5, 100} <= set(runs[0].support_.tolist())
     labels = (y > 0).astype(int)
     models = [L0Classifier(3).fit(X, labels) for _ in range(3)]

@@ -223,7 +223,7 @@ def test_kicks_find_the_best_subset(compiled, n_near):
     kernels.neighbors(A, near)
     kick = kernels.kick if compiled else kernels.kick.py_func
     with np.errstate(over="ignore"):
-        kick(A, slots, start, near, state, FLOOR, pool, values, seen, seeds, tally, 30)
+        kick(A, slots, start, near, state, FLOOR, pool, values, seen, seeds, tally, False, 30)
     best = min(itertools.combinations(range(10), 3), key=lambda S: rest(X, Y, S))
     assert sorted(pool[np.argmax(values[: tally[0]])]) == list(best)
     for members, value in zip(pool[: tally[0]], values[: tally[0]], strict=True):

@@ -194,11 +194,6 @@ def _loss_of(settings: FitSettings, table: Table) -> str:
             f"The target {table.target_name!r} must hold counts, got {low:g}.",
             "Pass `--loss squared` for numbers that can be negative.",
         )
-    if settings.loss == "huber" and (settings.select == "cv" or len(settings.ridge) > 1):
-        raise InvalidParameterError(
-            "The loss 'huber' is not cross-validated: its scale is estimated anew in every fold.",
-            "Pass `--select ebic` and one `--ridge`.",
-        )
     return settings.loss or "squared"
 
 
@@ -263,6 +258,7 @@ def make_estimator(settings: FitSettings, data: FitData, **more: Any) -> Any:
     }
     folds = {
         "squared": estimators.L0RegressorCV,
+        "huber": estimators.L0HuberRegressorCV,
         "logistic": estimators.L0ClassifierCV,
         "softmax": estimators.L0ClassifierCV,
         "poisson": estimators.L0PoissonRegressorCV,
@@ -328,7 +324,7 @@ def fit_table(
             progress(text, done, 3)
 
     ridge, cv = settings.ridge[0], None
-    if settings.cv and data.loss != "huber":
+    if settings.cv:
         tell(0, "cross-validation")
         cv = _cross_validate(settings, data, budgets, X, y, weights)
         ridge = float(cv.ridge_)
@@ -389,7 +385,7 @@ def _cross_validate(
 def _cv_row(cv: Any, budget: int, ridge: float, loss: str) -> dict[str, float]:
     """Return the mean loss over the folds and its standard error, in units of the objective."""
     # Scores of squares and of counts are twice the loss.
-    unit = 1.0 if loss in ("logistic", "softmax") else 0.5
+    unit = 0.5 if loss in ("squared", "poisson") else 1.0
     table = cv.cv_results_
     here = (table["param_n_nonzero_coefs"] == budget) & (table["param_ridge"] == ridge)
     at = int(np.flatnonzero(here)[0])

@@ -121,10 +121,13 @@ def _products(Z: Any, r: Any, h: Any, gradient: Any, hessian: Any) -> None:
         size = min(BLOCK, n - start)
         for a in range(k):
             row = Z[a, start : start + size]
+            # A sum in a loop that writes has two compiled orders, and where arrays lie in memory
+            # decides between them: the same data would not give the same bits.
+            for i in range(size):
+                scratch[i] = row[i] * h[start + i]
             total = 0.0
             for i in range(size):
                 total += row[i] * r[start + i]
-                scratch[i] = row[i] * h[start + i]
             gradient[a] -= total
             for b in range(a + 1):
                 other = Z[b, start : start + size]
@@ -302,8 +305,11 @@ def minimize(
         value_there = _value(kind, Z, y, weight, ridge, delta, trial, trial_u)
         if value_there >= value and not math.isinf(value):
             break
-        beta[:] = trial
-        u[:] = trial_u
+        # In loops: assigning arrays compiles the text of an error message for seconds.
+        for a in range(k):
+            beta[a] = trial[a]
+        for i in range(n):
+            u[i] = trial_u[i]
         value = value_there
     status = LIMIT
     n_iter = 0

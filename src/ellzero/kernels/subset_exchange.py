@@ -37,6 +37,8 @@ TINY = 1e-26
 # No infinities are promised away: only that sums may be reordered.
 _fast = {"reassoc", "contract", "nsz", "nnan", "arcp"}
 compiled = njit(cache=True, fastmath=_fast, error_model="numpy", nogil=True)
+# For a kernel with one caller, which would otherwise be compiled on its own and again with it.
+inlined = njit(inline="always", fastmath=_fast, error_model="numpy", nogil=True)
 
 
 @compiled
@@ -194,7 +196,7 @@ def dearest(state: Any, floor: float, seed: int) -> tuple[int, float]:
     return place, most
 
 
-@compiled
+@inlined
 def scan(state: Any, floor: float) -> tuple[int, int, float]:
     """Return the exchange (place of the leaving member, entering feature) that gains most.
 
@@ -206,7 +208,7 @@ def scan(state: Any, floor: float) -> tuple[int, int, float]:
     q, p = c.shape
     sizes[SCANS] += 1
     best = 0.0
-    leaves, enters = -1, -1
+    leaves, enters = np.int64(-1), np.int64(-1)
     total = np.empty(CHUNK)
     ratio = np.empty((k, q))
     loss = np.empty(k)
@@ -364,7 +366,7 @@ def dearest_pair(
     return first, second, most
 
 
-@compiled
+@inlined
 def exchange_pairs(
     columns: Any, slots: Any, start: Any, near: Any, support: Any, state: Any, floor: float
 ) -> float:
@@ -418,13 +420,17 @@ def exchange_pairs(
             if value > best * (1 + 1e-10):
                 best = value
                 better = True
-                support[:] = members[:k]
+                for a in range(k):
+                    support[a] = members[a]
     return best
 
 
 @compiled
 def _draw(seeds: Any, below: int) -> Any:
-    """Return a number from 0 to `below` - 1 and move the generator on."""
+    """Return a number from 0 to `below` - 1 and move the generator on.
+
+    Literals would be compiled one by one: `below` has to have a type.
+    """
     x = seeds[0]
     x ^= x << np.uint64(13)
     x ^= x >> np.uint64(7)
@@ -446,6 +452,7 @@ def kick(
     seen: Any,
     seeds: Any,
     tally: Any,
+    pairs: bool,
     count: int,
 ) -> None:
     """Perturb supports of a population and descend again, `count` times.
@@ -472,6 +479,8 @@ def kick(
         State of the generator.
     tally : ndarray of shape (4,), int64
         Supports in the pool, local optima seen, kicks so far, kicks since the best one changed.
+    pairs : bool
+        Whether to begin with exchanges of pairs in the first support, whose value is set.
     count : int
         Number of kicks.
     """
@@ -481,12 +490,15 @@ def kick(
     free = k - fixed
     gone = np.empty(k, np.int64)
     both = np.empty(2 * k, np.int64)
+    if pairs:
+        values[0] = exchange_pairs(columns, slots, start, near, pool[0], state, floor)
+        seen[0] = values[0]
     for _ in range(count):
         tally[2] += 1
         tally[3] += 1
         parent = _draw(seeds, tally[0])
         n_gone = 0
-        if tally[0] > 1 and _draw(seeds, 4) == 0:
+        if tally[0] > 1 and _draw(seeds, np.int64(4)) == 0:
             other = (parent + 1 + _draw(seeds, tally[0] - 1)) % tally[0]
             n = k
             for a in range(k):
@@ -501,15 +513,15 @@ def kick(
             rebuild(columns, slots, start, both[:n], state, floor)
             while sizes[SIZE] > k:
                 place = fixed + _draw(seeds, sizes[SIZE] - fixed)
-                if _draw(seeds, 2):
+                if _draw(seeds, np.int64(2)):
                     place, _ = cheapest(state)
                 remove(place, state)
         else:
             for a in range(k):
                 both[a] = pool[parent, a]
             size = 1 + _draw(seeds, free)
-            if size > 3 and _draw(seeds, 2):
-                size = 1 + _draw(seeds, 3)
+            if size > 3 and _draw(seeds, np.int64(2)):
+                size = 1 + _draw(seeds, np.int64(3))
             for a in range(size):
                 b = fixed + a + _draw(seeds, free - a)
                 both[fixed + a], both[b] = both[b], both[fixed + a]
@@ -520,18 +532,19 @@ def kick(
             rebuild(columns, slots, start, both[: k - size], state, floor)
         for a in range(n_gone):
             d[gone[a]] += CLOSED * 0.75
-        if near.shape[1] and k - sizes[SIZE] >= 2 and _draw(seeds, 2):
+        if near.shape[1] and k - sizes[SIZE] >= 2 and _draw(seeds, np.int64(2)):
             i, j, _ = dearest_pair(columns, slots, near, state, floor)
             if i >= 0:
                 insert(columns, slots[i], i, state)
                 insert(columns, slots[j], j, state)
-        mask = _draw(seeds, 2**40) + 1 if _draw(seeds, 2) else 0
+        mask = _draw(seeds, np.int64(2**40)) + 1 if _draw(seeds, np.int64(2)) else 0
         while sizes[SIZE] < k:
             j, _ = dearest(state, floor, mask)
-            if j < 0 and mask:
-                j, _ = dearest(state, floor, 0)
             if j < 0:
-                break
+                if mask == 0:
+                    break
+                mask = 0
+                continue
             insert(columns, slots[j], j, state)
         for a in range(n_gone):
             j = gone[a]

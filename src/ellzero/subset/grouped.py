@@ -38,6 +38,7 @@ class Prices(NamedTuple):
     swap_gain: Floats
     swap_leaver: Integers
     loss: Floats
+    exchanges: bool
 
 
 class GroupNode(AbstractNode):
@@ -229,9 +230,9 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         free &= self._count(node.items)[self._label] < self._room
         return np.flatnonzero(free)
 
-    def prices(self, node: GroupNode) -> Prices:
-        """Return the exact decrease by every addition and every exchange."""
-        if node.prices is not None:
+    def prices(self, node: GroupNode, exchanges: bool = True) -> Prices:
+        """Return the exact decrease by every addition and, unless left out, every exchange."""
+        if node.prices is not None and (node.prices.exchanges or not exchanges):
             return node.prices
         white = self._white
         inside = np.array(node.items, np.int64)
@@ -255,17 +256,19 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         allowed[inside] = False
         outside = np.flatnonzero(allowed)
         locked = np.isin(inside, np.array(self.fixed, np.int64))
+        freed = basis.T @ spent if exchanges else spent
         add_gain = np.empty(outside.size)
         swap_gain = np.empty(outside.size)
         swap_leaver = np.empty(outside.size, np.int64)
         price_groups(
             np.ascontiguousarray(spent.T),
-            np.ascontiguousarray((basis.T @ spent).T),
+            np.ascontiguousarray(freed.T),
             np.ascontiguousarray(slope),
             lent,
             white.offsets,
             cuts,
-            locked,
+            # Where all must stay, no exchange is priced.
+            locked if exchanges else np.ones_like(locked),
             inside,
             outside,
             self._label,
@@ -279,12 +282,12 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
         )
         loss = np.add.reduceat(np.square(lent).sum(1), cuts[:-1]) if k else np.zeros(0)
         loss[locked] = np.inf
-        node.prices = Prices(outside, add_gain, swap_gain, swap_leaver, loss)
+        node.prices = Prices(outside, add_gain, swap_gain, swap_leaver, loss, exchanges)
         return node.prices
 
     @override
     def grow(self, node: GroupNode) -> GroupNode | None:
-        prices = self.prices(node)
+        prices = self.prices(node, exchanges=False)
         if not prices.outside.size or self._white.is_flat:
             return None
         best = int(prices.add_gain.argmax())
@@ -294,7 +297,7 @@ class GroupHood(AbstractNeighborhood[GroupNode]):
 
     @override
     def shrink(self, node: GroupNode) -> GroupNode | None:
-        prices = self.prices(node)
+        prices = self.prices(node, exchanges=False)
         if not prices.loss.size or not np.isfinite(prices.loss.min()):
             return None
         least = int(prices.loss.argmin())

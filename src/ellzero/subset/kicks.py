@@ -77,18 +77,8 @@ class Arena:
         if self.near.size:
             kernels.neighbors(self.rows, self.near)
 
-    def exchange_pairs(self, members: Integers) -> tuple[Integers, float]:
-        """Return the support after exchanges of pairs, and what it explains."""
-        support = self.place[members]
-        value = kernels.exchange_pairs(
-            self.rows, self.slots, self.start, self.near, support, self.state, FLOOR
-        )
-        return self.features[support], value
-
-    def kick(
-        self, members: Integers, explained: float, effort: Effort, most: int, stopper: Stopper
-    ) -> Kicked:
-        """Return the best members found from perturbations of `members`.
+    def kick(self, members: Integers, effort: Effort, most: int, stopper: Stopper) -> Kicked:
+        """Return the best members found by exchanges of pairs and perturbations of `members`.
 
         Kicks go on while they find new local optima: with w of them after N kicks, about
         w (N - 1) / (N - w - 2) exist.
@@ -101,7 +91,6 @@ class Arena:
         values = np.zeros(effort.population)
         seen = np.zeros(OPTIMA)
         pool[0] = self.place[members]
-        values[0] = seen[0] = explained
         tally = np.array([1, 1, 0, 0])
         seeds = np.array([SEED + 2 * k], np.uint64)
         count = effort.agree
@@ -118,6 +107,7 @@ class Arena:
                 seen,
                 seeds,
                 tally,
+                tally[2] == 0,
                 min(count, most - int(tally[2])),
             )
             best = int(np.argmax(values[: tally[0]]))
@@ -172,23 +162,19 @@ class Arenas:
             self._kept[wanted] = arena
         return arena
 
-    def kick(
-        self, members: Integers, explained: float, effort: Effort, most: int, stopper: Stopper
-    ) -> Kicked:
+    def kick(self, members: Integers, effort: Effort, most: int, stopper: Stopper) -> Kicked:
         """Return the best members found from perturbations of `members`."""
         # Where the subsets can be counted on fingers, as many kicks as subsets are enough.
         most = min(most, comb(self.columns.n_usable - self.n_fixed, members.size - self.n_fixed))
         if most == 0 or members.size == self.n_fixed:
             return Kicked(members, 0, 1)
         narrow = self._arena(NARROW, members)
-        members, explained = narrow.exchange_pairs(members)
-        out = narrow.kick(members, explained, effort, min(most, 2 * effort.agree), stopper)
+        out = narrow.kick(members, effort, min(most, 2 * effort.agree), stopper)
         if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
         if (out.n_optima == 1 and not self.hiding) or out.n_kicks >= most:
             return out
         wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
         arena = self._arena(max(NARROW + 1, min(wide, 4096)), out.members)
-        members, explained = arena.exchange_pairs(out.members)
-        more = arena.kick(members, explained, effort, most - out.n_kicks, stopper)
+        more = arena.kick(out.members, effort, most - out.n_kicks, stopper)
         return Kicked(more.members, out.n_kicks + more.n_kicks, more.n_optima)

@@ -206,9 +206,7 @@ def search(
             if arenas is None:
                 walker.move_to(frontier.best_within(frontier.high))
                 arenas = Arenas(columns, frontier, walker.gains, low)
-            kicked = arenas.kick(
-                frontier.members[k], float(frontier.explained[k]), effort, share, stopper
-            )
+            kicked = arenas.kick(frontier.members[k], effort, share, stopper)
             n_kicks += kicked.n_kicks
             if set(kicked.members.tolist()) != set(frontier.members[k].tolist()):
                 walker.move_to(kicked.members)
