@@ -264,12 +264,13 @@ def measure_geometry(
     Notes
     -----
     L is a bound everywhere where the objective has one. Else it holds at the points: up to 512
-    entries from the whole Hessian, with nearly the smallest possible sum; beyond it is an estimate,
-    and the verdict says so: a diagonal S from up to 128 Ritz pairs of the Hessian by the Lanczos
-    process and from the norms of the rows of what they leave (`n_probes` Hessian-vector products),
-    multiplied by the largest eigenvalue of :math:`S^{-1/2} H S^{-1/2}`, 80 more products. On
-    networks of 600 parameters its sum is within some hundredths of the smallest; it can err to
-    both sides, the more the more eigenvalues are large. Between the points curvature can be larger.
+    entries from the whole Hessian, with nearly the smallest possible sum. Beyond that it is an
+    estimate, and the verdict says so: a diagonal S from up to 128 Ritz pairs of the Hessian by the
+    Lanczos process and from the norms of the rows of what they leave (`n_probes` Hessian-vector
+    products), multiplied by the largest eigenvalue of :math:`S^{-1/2} H S^{-1/2}`, 80 more
+    products. On networks of 600 parameters its sum is within some hundredths of the smallest. It
+    can err to both sides, the more so the more eigenvalues are large. Between the points curvature
+    can be larger.
 
     The verdict compares guarantees [1]_ [2]_: the l1-norm of the gradient after T steps, and the
     fall of the value in one step. A preconditioner for all coordinates, momentum or a schedule are
