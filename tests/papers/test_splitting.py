@@ -59,6 +59,7 @@ def test_rvsm():
     json.dumps(summary)
 
 
+@pytest.mark.slow
 def test_rvscgd():
     summary = find_experiment("rvscgd").run(quick=True)
     assert all(row[-1] for row in summary["reference"]["rows"])
