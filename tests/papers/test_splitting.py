@@ -49,7 +49,7 @@ def test_rvsm():
         row[-1]
         for row in tables(summary)["Descent of the Lagrangian, 600 steps of length 0.5"]["rows"]
     )
-    assert all(row[-1] for row in tables(summary)["Step sizes against 2 / "]["rows"])
+    assert all(row[-1] for row in tables(summary)["Step sizes against 2 /"]["rows"])
     # At about equal counts, the loss of l0 is a tenth of that of l1.
     trade = tables(summary)["Trade-off on teachers without zeros"]["rows"]
     loss = {tuple(row[:2]): row[3] for row in trade}
