@@ -121,8 +121,8 @@ def _ascend(
         image = product(V)
         length = image.norm(dim=1, keepdim=True)
         V = torch.where(length > 0, image / length.clamp_min(1e-300), V)
-    length: Tensor = product(V).norm(dim=1)
-    return length
+    bound: Tensor = product(V).norm(dim=1)
+    return bound
 
 
 def smallest_diagonal_of(values: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
