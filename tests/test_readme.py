@@ -30,5 +30,5 @@ def test_two_commands_set_up_everything_they_need() -> None:
     assert main.count("\n") == 1
     assert main.endswith("&& .venv/bin/ellzero train\n")
     assert "-c constraints.txt" in main
-    assert tests.splitlines()[-1] == ".venv/bin/python -m pytest"
+    assert tests.splitlines()[-1] == ".venv/bin/python -m pytest -n 2"
     assert '-e ".[dev]" -c constraints.txt' in tests

@@ -20,6 +20,7 @@ from ellzero.geometry import (
     smoothness_vector,
 )
 from ellzero.geometry import measure as measure_file
+from ellzero.geometry.diagonals import lanczos
 from ellzero.objectives import CosineWells, NoisyGradient, StiffRamps, random_rotation
 
 
@@ -214,12 +215,56 @@ def test_large_networks_are_probed(monkeypatch):
     monkeypatch.setattr(measure_file, "DENSE_ENTRIES", 10)
     probed = measure_module(model, nn.functional.cross_entropy, batches, n_probes=100)
     assert probed.kind == "estimate at the points"
-    # The power method comes from below.
-    assert probed.spectral <= whole.spectral * (1 + 1e-9)
-    assert probed.spectral == pytest.approx(whole.spectral, rel=2e-2)
-    # Nearly the smallest sum is at most this much below that of a lifted shape.
-    assert 0.7 * whole.curvature_ratio <= probed.curvature_ratio
-    assert 1 <= probed.curvature_ratio <= whole.curvature_ratio * (1 + 2e-2)
+    # As many steps as parameters: nothing is left out.
+    assert probed.spectral == pytest.approx(whole.spectral, rel=1e-9)
+    assert probed.curvature_ratio == pytest.approx(whole.curvature_ratio, rel=2e-2)
+
+
+@pytest.mark.parametrize("n_steps", [0, 40])
+def test_the_estimate_is_near_the_exact_geometry(monkeypatch, n_steps):
+    source = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 8)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.25 * torch.randn(p.shape, generator=source))
+    X = torch.randn(200, 16, generator=source).double() * torch.linspace(0.2, 2, 16).double()
+    y = torch.randint(0, 8, (200,), generator=source)
+    loss = nn.functional.cross_entropy
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        loss(model(X), y).backward()
+        optimizer.step()
+    estimate = measure_module(model, loss, [(X, y)])
+    monkeypatch.setattr(measure_file, "DENSE_ENTRIES", 1000)
+    exact = measure_module(model, loss, [(X, y)])
+    assert (estimate.kind, exact.kind) == ("estimate at the points", "at the points")
+    assert estimate.n_entries == 608
+    assert estimate.spectral == pytest.approx(exact.spectral, rel=1e-6)
+    # The diagonal alone, or norms of rows, would be 20 % off.
+    assert estimate.curvature_ratio == pytest.approx(exact.curvature_ratio, rel=0.05)
+    says = "The curvature is an estimate from products with random vectors"
+    assert says in estimate.verdict
+    assert says not in exact.verdict
+
+
+def test_ritz_pairs_are_eigenpairs_of_a_small_matrix():
+    H = symmetric(3, 20, "indefinite")
+    values, vectors, miss = lanczos(lambda v: H @ v, 20, 99, torch.Generator().manual_seed(0))
+    assert torch.allclose(values, torch.linalg.eigvalsh(H), atol=1e-10)
+    assert torch.allclose(H @ vectors, vectors * values, atol=1e-9)
+    assert miss < 1e-9
+    # Cut short, the largest value is off by no more than the residual says.
+    values, _, miss = lanczos(lambda v: H @ v, 20, 5, torch.Generator().manual_seed(0))
+    nearest = (torch.linalg.eigvalsh(H) - values[values.abs().argmax()]).abs().min()
+    assert 1e-6 < float(nearest) <= miss
+    one = symmetric(0, 6, "thin")[:, :1]
+    rank_one = one @ one.T
+    values, _, _ = lanczos(lambda v: rank_one @ v, 6, 6, torch.Generator().manual_seed(0))
+    assert float(values.abs().max()) == pytest.approx(float(one.square().sum()))
+    none, _, miss = lanczos(torch.zeros_like, 6, 6, torch.Generator().manual_seed(0))
+    assert none.tolist() == [0.0]
+    assert miss == 0
 
 
 def test_messages():

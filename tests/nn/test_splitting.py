@@ -293,6 +293,11 @@ WRONG = [
     ),
     (lambda m: wrap(m, L1(0.1), every=0), "`every` must be an integer of at least 1, got 0."),
     (
+        lambda m: wrap(m, L1(0.1), base=m),
+        "`optimizer` must be a torch optimizer, got Sequential.\n"
+        "hint: Pass `torch.optim.SGD(model.parameters(), lr=0.1)`, for example, then the model.",
+    ),
+    (
         lambda m: wrap(m, L1(0.1), base=torch.optim.LBFGS(m.parameters())),
         "`optimizer` must take one step for one gradient, got `LBFGS`.\n"
         "hint: Use a first-order optimizer, such as `torch.optim.SGD`.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from ellzero.tensors import named
 DENSE_ENTRIES = 512
 # Steps of the ascent on the dual of the smallest diagonal.
 ASCENT_STEPS = 300
+# Columns of the factor where the matrix is given by few eigenpairs.
+NARROW = 8
 # What rounding can take away from a computed bound.
 ROUND_UP = 1 + 1e-12
 
@@ -100,18 +104,97 @@ def smallest_diagonal(matrix: Tensor) -> Tensor:
     n = len(H)
     if n and named.to_float(norm) > 0:
         width = min(n, int((2 * n) ** 0.5) + 2)
-        generator = torch.Generator().manual_seed(0)
-        V = torch.randn(n, width, generator=generator, dtype=torch.float64).to(H)
-        V = V / V.norm(dim=1, keepdim=True)
-        for _ in range(ASCENT_STEPS):
-            product = above @ V
-            length = product.norm(dim=1, keepdim=True)
-            V = torch.where(length > 0, product / length.clamp_min(1e-300), V)
-        D = (above @ V).norm(dim=1)
+        D = _ascend(lambda V: above @ V, H[:, :1], width, torch.Generator().manual_seed(0))
         lift = torch.linalg.eigvalsh(above - torch.diag(D))[-1].clamp_min(0)
         candidates.append(D + lift)
     best = min(candidates, key=lambda D: named.to_float(D.sum()))
     return best * ROUND_UP
+
+
+def _ascend(
+    product: Callable[[Tensor], Tensor], like: Tensor, width: int, generator: torch.Generator
+) -> Tensor:
+    """Return the diagonal that ascent on a factor of correlation matrices ends at."""
+    V = torch.randn(len(like), width, generator=generator, dtype=torch.float64).to(like)
+    V = V / V.norm(dim=1, keepdim=True)
+    for _ in range(ASCENT_STEPS):
+        image = product(V)
+        length = image.norm(dim=1, keepdim=True)
+        V = torch.where(length > 0, image / length.clamp_min(1e-300), V)
+    bound: Tensor = product(V).norm(dim=1)
+    return bound
+
+
+def smallest_diagonal_of(values: Tensor, vectors: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a diagonal nearly above a semidefinite matrix of few eigenpairs, not lifted.
+
+    Parameters
+    ----------
+    values : Tensor of shape (k,)
+        Eigenvalues, not negative.
+    vectors : Tensor of shape (n, k)
+        Orthonormal eigenvectors.
+    generator : torch.Generator
+        Source of the start.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        As `smallest_diagonal` before its lift. Some hundred products of ``16 n k`` operations.
+    """
+    scaled = vectors * values
+    return _ascend(lambda V: scaled @ (vectors.T @ V), vectors, NARROW, generator)
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor], n: int, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Return Ritz pairs of a symmetric map, by the Lanczos process with full orthogonalization.
+
+    Parameters
+    ----------
+    product : callable
+        Maps a vector of shape (n,), float64, to its image.
+    n : int
+        Length of the vectors.
+    steps : int
+        The most products.
+    generator : torch.Generator
+        Source of the first vector.
+
+    Returns
+    -------
+    values : Tensor of shape (k,)
+        Ritz values, from below; k is `steps` or less.
+    vectors : Tensor of shape (n, k)
+        Ritz vectors.
+    miss : float
+        Length of the residual of the value of the largest magnitude: the map has an eigenvalue
+        that close to it.
+    """
+    v = torch.randn(n, generator=generator, dtype=torch.float64)
+    basis = torch.zeros(min(steps, n), n, dtype=torch.float64)
+    diagonal, beside = [], []
+    length = named.to_float(v.norm())
+    largest = 0.0
+    for k in range(len(basis)):
+        basis[k] = v / length
+        w = product(basis[k]).to(basis)
+        diagonal.append(basis[k] @ w)
+        # Twice, as rounding undoes the first.
+        for _ in range(2):
+            w = w - basis[: k + 1].T @ (basis[: k + 1] @ w)
+        v, length = w, named.to_float(w.norm())
+        largest = max(largest, length, abs(named.to_float(diagonal[-1])))
+        if length <= 1e-12 * largest:
+            break
+        beside.append(length)
+    size = len(diagonal)
+    off = torch.tensor(beside[: size - 1], dtype=torch.float64)
+    small = torch.diag(torch.stack(diagonal)) + torch.diag(off, 1) + torch.diag(off, -1)
+    values, mixing = torch.linalg.eigh(small)
+    top = values.abs().argmax()
+    return values, basis[:size].T @ mixing, length * named.to_float(mixing[-1, top].abs())
 
 
 def smoothness_vector(objective: AbstractObjective) -> Tensor:

@@ -20,7 +20,9 @@ from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.geometry.diagonals import (
     DENSE_ENTRIES,
     density,
+    lanczos,
     smallest_diagonal,
+    smallest_diagonal_of,
     smoothness_vector,
 )
 from ellzero.objectives import FiniteSum
@@ -31,8 +33,10 @@ from ellzero.validation import check_integer, check_real
 
 # A factor below this is not worth a change of method.
 CLEAR = 2.0
-# Steps of the power method, and the relative change at which it stops.
-POWER_STEPS, POWER_TOL = 100, 1e-4
+# Steps of the Lanczos process that gives shape and length of the curvature, and of each that only
+# lifts a shape; fewer where the basis would hold more numbers than these, but never below 16.
+LANCZOS_STEPS, LIFT_STEPS, BASIS_ENTRIES = 128, 40, 30_000_000
+ESTIMATE = "estimate at the points"
 # Diagonal entries below this share of the mean are lifted to it: a zero would divide.
 FLOOR = 1e-3
 
@@ -166,6 +170,11 @@ class Geometry:
             "one step size": f"One step size for all should do better: {where}, and {spread}.",
             "neither": f"No clear winner: {spread}, and {where}.",
         }[self.favors]
+        if self.kind == ESTIMATE:
+            words += (
+                " The curvature is an estimate from products with random vectors, good to some "
+                "hundredths where few eigenvalues are large; it can be off to both sides."
+            )
         noise = self.noise_ratio
         if noise is not None:
             side = "speaks for" if noise >= CLEAR else "is neutral to"
@@ -236,7 +245,7 @@ def measure_geometry(
     lower_bound : float, default=0.0
         A number below all values; 0 suits losses.
     n_probes : int, default=32
-        Random vectors that estimate the diagonal of the Hessian, for more than 512 entries.
+        Random vectors that estimate norms of rows of the Hessian, for more than 512 entries.
     generator : torch.Generator or None, default=None
         Source of the probes; None means one seeded with 0.
 
@@ -255,11 +264,13 @@ def measure_geometry(
     Notes
     -----
     L is a bound everywhere where the objective has one. Else it holds at the points: up to 512
-    entries from the whole Hessian, with nearly the smallest possible sum; beyond from a diagonal S
-    (magnitudes of the diagonal or norms of rows, estimated with `n_probes` Hessian-vector
-    products) multiplied by the largest eigenvalue of :math:`S^{-1/2} H S^{-1/2}` by the power
-    method, up to 300 more products. That overestimates the smallest sum, and with it the case for
-    one step size. Between the points curvature can be larger.
+    entries from the whole Hessian, with nearly the smallest possible sum. Beyond that it is an
+    estimate, and the verdict says so: a diagonal S from up to 128 Ritz pairs of the Hessian by the
+    Lanczos process and from the norms of the rows of what they leave (`n_probes` Hessian-vector
+    products), multiplied by the largest eigenvalue of :math:`S^{-1/2} H S^{-1/2}`, 80 more
+    products. On networks of 600 parameters its sum is within some hundredths of the smallest. It
+    can err to both sides, the more so the more eigenvalues are large. Between the points curvature
+    can be larger.
 
     The verdict compares guarantees [1]_ [2]_: the l1-norm of the gradient after T steps, and the
     fall of the value in one step. A preconditioner for all coordinates, momentum or a schedule are
@@ -315,7 +326,7 @@ def measure_geometry(
         else:
             source = generator or torch.Generator().manual_seed(0)
             smoothness, spectral = _probed(objective, points, n_probes, source)
-            kind = "estimate at the points"
+            kind = ESTIMATE
     else:
         raise IncompatibleError(
             f"`{type(objective).__name__}` has neither second derivatives nor a curvature bound.",
@@ -356,43 +367,31 @@ def _probed(
             along = named.unflatten(vector.to(like), template)
             return named.flatten(objective.hessian_vector(point, along)).double()
 
-        total = torch.zeros(n, dtype=torch.float64)
-        squares = torch.zeros(n, dtype=torch.float64)
+        most = max(BASIS_ENTRIES // n, 16)
+        values, ritz, miss = lanczos(product, n, min(LANCZOS_STEPS, most), generator)
+        norm = named.to_float(values.abs().max())
+        squares, rest = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
         for _ in range(n_probes):
             signs = 2.0 * torch.randint(0, 2, (n,), generator=generator).double() - 1.0
             image = product(signs)
-            total, squares = total + signs * image, squares + image.square()
-        norm = _largest(product, n, generator)
-        candidates = [torch.full((n,), norm, dtype=torch.float64)]
-        # Any positive shape becomes valid when it is lifted: the diagonal, and norms of rows.
-        for shape in ((total / n_probes).abs(), (squares / n_probes).sqrt()):
+            squares += image.square()
+            rest += (image - ritz @ (values * (ritz.T @ signs))).square()
+        found = smallest_diagonal_of(values.abs(), ritz, generator)
+        candidates = [torch.full((n,), norm + miss, dtype=torch.float64)]
+        # Any positive shape becomes valid when it is lifted: that of the large eigenvalues and
+        # norms of rows of the remainder, and norms of whole rows.
+        for shape in (found + (rest / n_probes).sqrt(), (squares / n_probes).sqrt()):
             S = shape.clamp_min(max(FLOOR * named.to_float(shape.mean()), 1e-300))
             root = S.sqrt()
 
             def scaled(vector: Tensor, root: Tensor = root, point: Params = point) -> Tensor:
                 return product(vector / root, point) / root
 
-            candidates.append(_largest(scaled, n, generator) * S)
+            lifted, _, off = lanczos(scaled, n, min(LIFT_STEPS, most), generator)
+            candidates.append((named.to_float(lifted.abs().max()) + off) * S)
         vectors.append(min(candidates, key=lambda L: named.to_float(L.sum())))
         norms.append(norm)
     return torch.stack(vectors).amax(0), max(norms)
-
-
-def _largest(product: Callable[[Tensor], Tensor], n: int, generator: torch.Generator) -> float:
-    """Return the largest magnitude of an eigenvalue of a symmetric map, by the power method."""
-    v = torch.randn(n, generator=generator, dtype=torch.float64)
-    v = v / v.norm()
-    found = 0.0
-    for _ in range(POWER_STEPS):
-        w = product(v)
-        length = named.to_float(w.norm())
-        if length == 0:
-            return found
-        done = abs(length - found) <= POWER_TOL * length
-        found, v = max(found, length), w / length
-        if done:
-            break
-    return found
 
 
 def measure_module(
@@ -436,7 +435,7 @@ def measure_module(
     Notes
     -----
     Up to 512 parameters the cost is as many Hessian-vector products over all batches; beyond, up
-    to ``n_probes + 300``.
+    to ``n_probes + 208``, which keep up to 128 vectors of that length (16 beyond 2 million).
 
     Examples
     --------

@@ -197,7 +197,7 @@ def dearest(state: Any, floor: float, seed: int) -> tuple[int, float]:
 
 
 @inlined
-def scan(state: Any, floor: float) -> tuple[int, int, float]:
+def scan(state: Any, floor: float) -> tuple[Any, Any, float]:
     """Return the exchange (place of the leaving member, entering feature) that gains most.
 
     Every exchange is priced with all coefficients fitted anew. The place is -1 where none gains
@@ -208,7 +208,8 @@ def scan(state: Any, floor: float) -> tuple[int, int, float]:
     q, p = c.shape
     sizes[SCANS] += 1
     best = 0.0
-    leaves, enters = np.int64(-1), np.int64(-1)
+    leaves: Any = np.int64(-1)
+    enters: Any = np.int64(-1)
     total = np.empty(CHUNK)
     ratio = np.empty((k, q))
     loss = np.empty(k)
@@ -426,7 +427,7 @@ def exchange_pairs(
 
 
 @compiled
-def _draw(seeds: Any, below: int) -> Any:
+def _draw(seeds: Any, below: Any) -> Any:
     """Return a number from 0 to `below` - 1 and move the generator on.
 
     Literals would be compiled one by one: `below` has to have a type.

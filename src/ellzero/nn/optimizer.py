@@ -198,6 +198,7 @@ class HardThresholding(torch.optim.Optimizer):
             check_real("power", power, 1.0)
         check_choice("scores", scores, SCORES)
         check_real("pruned_gradient", pruned_gradient, 0.0, 1.0)
+        check_optimizer(optimizer)
         _check_options(optimizer, schedule, recipe, scores, pruned_gradient, average)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise IncompatibleError(
@@ -736,6 +737,15 @@ def _check_options(
         raise InvalidParameterError(
             f"`average` must be False unless the schedule freezes the support, got {schedule!r}.",
             "Give `schedules.ramp` a `freeze` below 1, such as 0.8.",
+        )
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise unless this is a torch optimizer."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InvalidParameterError(
+            f"`optimizer` must be a torch optimizer, got {type(optimizer).__name__}.",
+            "Pass `torch.optim.SGD(model.parameters(), lr=0.1)`, for example, then the model.",
         )
 
 

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ellzero.core.problem import AbstractPenalty, AbstractSparseSet
 from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.nn.budgets import Budget, make_balls, prunable
-from ellzero.nn.optimizer import check_parameters
+from ellzero.nn.optimizer import check_optimizer, check_parameters
 from ellzero.nn.state import plain_names, split, spread
 from ellzero.sets import ProductSet
 from ellzero.tensors import named, thresholded
@@ -135,6 +135,7 @@ class RVSM(torch.optim.Optimizer):
         self.beta = check_real(
             "beta", beta, 0.0, open_low=True, hint="It couples the dense and the sparse weights."
         )
+        check_optimizer(optimizer)
         if isinstance(optimizer, torch.optim.LBFGS):
             raise IncompatibleError(
                 "`optimizer` must take one step for one gradient, got `LBFGS`.",
