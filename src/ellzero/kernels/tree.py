@@ -80,6 +80,41 @@ def solve_forest(y, w, parent, edges, on):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def forest_domains(y, w, parent, edges, nonnegative):  # type: ignore[no-untyped-def]
+    """Return the bounds between which every candidate lies, by monotonicity."""
+    n = y.shape[0]
+    every = np.ones(n, dtype=np.bool_)
+    part = np.empty(n)
+    for v in range(n):
+        part[v] = max(y[v], 0.0)
+    high = solve_forest(part, w, parent, edges, every)
+    low = np.zeros(n)
+    if not nonnegative:
+        for v in range(n):
+            part[v] = min(y[v], 0.0)
+        low = solve_forest(part, w, parent, edges, every)
+    return low, high
+
+
+@njit(cache=True)
+def children_of(parent):  # type: ignore[no-untyped-def]
+    """Return where the children of every node begin, and all children in that order."""
+    n = parent.shape[0]
+    degree = np.zeros(n + 1, dtype=np.int64)
+    for v in range(n):
+        if parent[v] >= 0:
+            degree[parent[v] + 1] += 1
+    child_first = np.cumsum(degree)
+    filled = child_first[:n].copy()
+    children = np.empty(n, dtype=np.int64)
+    for v in range(n):
+        if parent[v] >= 0:
+            children[filled[parent[v]]] = v
+            filled[parent[v]] += 1
+    return child_first, children
+
+
+@njit(cache=True)
 def forest_leverages(w, parent, edges, on):  # type: ignore[no-untyped-def]
     """Return how much every node that is on follows its own data; zero elsewhere.
 
@@ -210,27 +245,8 @@ def tree_l0(y, w, parent, edges, cost, nonnegative):  # type: ignore[no-untyped-
     Memory and time proportional to the pieces of all messages.
     """
     n = y.shape[0]
-    every = np.ones(n, dtype=np.bool_)
-    part = np.empty(n)
-    for v in range(n):
-        part[v] = max(y[v], 0.0)
-    high = solve_forest(part, w, parent, edges, every)
-    low = np.zeros(n)
-    if not nonnegative:
-        for v in range(n):
-            part[v] = min(y[v], 0.0)
-        low = solve_forest(part, w, parent, edges, every)
-    degree = np.zeros(n + 1, dtype=np.int64)
-    for v in range(n):
-        if parent[v] >= 0:
-            degree[parent[v] + 1] += 1
-    child_first = np.cumsum(degree)
-    filled = child_first[:n].copy()
-    children = np.empty(n, dtype=np.int64)
-    for v in range(n):
-        if parent[v] >= 0:
-            children[filled[parent[v]]] = v
-            filled[parent[v]] += 1
+    low, high = forest_domains(y, w, parent, edges, nonnegative)
+    child_first, children = children_of(parent)
     # The message of every node to its parent, and what makes each piece: curvature and vertex
     # at the node, and whether the node is zero.
     message = np.empty((4 * n + 64, 4))

@@ -26,7 +26,7 @@ from ellzero.kernels.chain import (
     node_step,
 )
 from ellzero.kernels.chain_rules import lower_of
-from ellzero.kernels.tree import solve_forest
+from ellzero.kernels.tree import children_of, forest_domains
 
 
 @njit(cache=True)
@@ -217,27 +217,8 @@ def tree_counted(  # type: ignore[no-untyped-def]
         Pairs of node and count whose messages were built.
     """
     n = y.shape[0]
-    every = np.ones(n, dtype=np.bool_)
-    part = np.empty(n)
-    for v in range(n):
-        part[v] = max(y[v], 0.0)
-    high = solve_forest(part, w, parent, edges, every)
-    low = np.zeros(n)
-    if not nonnegative:
-        for v in range(n):
-            part[v] = min(y[v], 0.0)
-        low = solve_forest(part, w, parent, edges, every)
-    degree = np.zeros(n + 1, dtype=np.int64)
-    for v in range(n):
-        if parent[v] >= 0:
-            degree[parent[v] + 1] += 1
-    child_first = np.cumsum(degree)
-    filled = child_first[:n].copy()
-    children = np.empty(n, dtype=np.int64)
-    for v in range(n):
-        if parent[v] >= 0:
-            children[filled[parent[v]]] = v
-            filled[parent[v]] += 1
+    low, high = forest_domains(y, w, parent, edges, nonnegative)
+    child_first, children = children_of(parent)
     # Messages by node and count: pieces, what made them, and whether the node is zero (1), or
     # zero and counted (2).
     rows, origin = np.empty((4 * n + 64, 4)), np.empty((4 * n + 64, 3))

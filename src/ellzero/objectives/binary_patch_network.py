@@ -12,11 +12,9 @@ from typing_extensions import override
 from ellzero.core.problem import AbstractCoarseObjective, AbstractObjective
 from ellzero.objectives.patch_network import (
     NAME,
+    AbstractPatchNetwork,
     Angle,
     check_teacher,
-    match_teacher,
-    measure_angle,
-    random_filters,
 )
 from ellzero.tensors import named
 from ellzero.typing import Params
@@ -26,7 +24,7 @@ ESTIMATORS = ("relu", "identity")
 
 
 @final
-class BinaryPatchNetworkLoss(AbstractCoarseObjective):
+class BinaryPatchNetworkLoss(AbstractPatchNetwork, AbstractCoarseObjective):
     r"""Population loss of a network of binary activations on disjoint patches, in closed form.
 
     The network :math:`y(x, w) = \sum_i 1\{\langle w, x_i \rangle > 0\}` applies one filter to k
@@ -101,38 +99,6 @@ class BinaryPatchNetworkLoss(AbstractCoarseObjective):
         if self.teacher.ndim == 1:
             return self
         return BinaryPatchNetworkLoss(self.teacher[index], self.n_patches, self.estimator)
-
-    @override
-    def init_params(self) -> Params:
-        """Return a zero filter, which has no angle: start from `random_params` instead."""
-        return {NAME: torch.zeros_like(self.teacher.reshape(-1, self.teacher.shape[-1])[0])}
-
-    def current_params(self) -> Params:
-        """Return the default start: a random filter with a fixed seed."""
-        return self.random_params()
-
-    def random_params(
-        self, generator: torch.Generator | None = None, size: int | None = None
-    ) -> Params:
-        """Return filters drawn uniformly from the unit sphere.
-
-        Parameters
-        ----------
-        generator : torch.Generator or None, default=None
-            Randomness; None means a fixed seed.
-        size : int or None, default=None
-            How many. None means one, or one for each teacher when there are several.
-
-        Returns
-        -------
-        mapping of str to Tensor
-            A point, or a `Batch`.
-        """
-        return random_filters(self.teacher, generator, size)
-
-    def _angle(self, params: Params) -> Angle:
-        filters = params[NAME]
-        return measure_angle(filters, match_teacher(self.teacher, filters, named.is_batch(params)))
 
     @override
     def value(self, params: Params) -> Tensor:

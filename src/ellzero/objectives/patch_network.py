@@ -130,8 +130,49 @@ def measure_angle(filters: Tensor, teacher: Tensor) -> Angle:
     )  # fmt: skip
 
 
+class AbstractPatchNetwork(AbstractObjective):
+    """What the closed forms share: teachers, starts, and the angle to the teacher."""
+
+    teacher: Tensor
+    n_patches: int
+
+    @override
+    def init_params(self) -> Params:
+        """Return a zero filter, where no angle is defined: start from `random_params` instead."""
+        return {NAME: torch.zeros_like(self.teacher.reshape(-1, self.teacher.shape[-1])[0])}
+
+    def current_params(self) -> Params:
+        """Return the default start: a random filter with a fixed seed."""
+        return self.random_params()
+
+    def random_params(
+        self, generator: torch.Generator | None = None, size: int | None = None
+    ) -> Params:
+        """Return filters drawn uniformly from the unit sphere.
+
+        Parameters
+        ----------
+        generator : torch.Generator or None, default=None
+            Randomness; None means a fixed seed.
+        size : int or None, default=None
+            How many. None means one, or one for each teacher when there are several.
+
+        Returns
+        -------
+        mapping of str to Tensor
+            A point, or a `Batch`.
+        """
+        return random_filters(self.teacher, generator, size)
+
+    def _angle(self, params: Params) -> Angle:
+        filters = params[NAME]
+        return measure_angle(filters, match_teacher(self.teacher, filters, named.is_batch(params)))
+
+
 @final
-class PatchNetworkLoss(AbstractTwiceDifferentiable, AbstractSemiconcaveObjective):
+class PatchNetworkLoss(
+    AbstractPatchNetwork, AbstractTwiceDifferentiable, AbstractSemiconcaveObjective
+):
     r"""Population loss of a convolutional ReLU network on disjoint patches, in closed form.
 
     The network :math:`y(x, w) = \frac1k \sum_i \max(\langle w, x_i \rangle, 0)` applies one filter
@@ -197,38 +238,6 @@ class PatchNetworkLoss(AbstractTwiceDifferentiable, AbstractSemiconcaveObjective
         if self.teacher.ndim == 1:
             return self
         return PatchNetworkLoss(self.teacher[index], self.n_patches)
-
-    @override
-    def init_params(self) -> Params:
-        """Return a zero filter, where f has no gradient: start from `random_params` instead."""
-        return {NAME: torch.zeros_like(self.teacher.reshape(-1, self.teacher.shape[-1])[0])}
-
-    def current_params(self) -> Params:
-        """Return the default start: a random filter with a fixed seed."""
-        return self.random_params()
-
-    def random_params(
-        self, generator: torch.Generator | None = None, size: int | None = None
-    ) -> Params:
-        """Return filters drawn uniformly from the unit sphere.
-
-        Parameters
-        ----------
-        generator : torch.Generator or None, default=None
-            Randomness; None means a fixed seed.
-        size : int or None, default=None
-            How many. None means one, or one for each teacher when there are several.
-
-        Returns
-        -------
-        mapping of str to Tensor
-            A point, or a `Batch`.
-        """
-        return random_filters(self.teacher, generator, size)
-
-    def _angle(self, params: Params) -> Angle:
-        filters = params[NAME]
-        return measure_angle(filters, match_teacher(self.teacher, filters, named.is_batch(params)))
 
     @override
     def value(self, params: Params) -> Tensor:
