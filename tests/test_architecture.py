@@ -40,6 +40,7 @@ LEVELS = {
     "nn": 6,
     "papers": 7,
     "cli": 7,
+    "__main__": 8,
 }
 # Same level, allowed: training builds on saved models; the command line lists the experiments.
 SIDEWAYS = {
