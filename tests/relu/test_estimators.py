@@ -14,8 +14,8 @@ from ellzero.relu import ConvexReLUClassifier, ConvexReLURegressor
 
 @parametrize_with_checks(
     [
-        ConvexReLURegressor(certify=False, max_iter=8),
-        ConvexReLUClassifier(certify=False, max_iter=8),
+        ConvexReLURegressor(certify=False, max_iter=2, max_neurons=4),
+        ConvexReLUClassifier(certify=False, max_iter=2, max_neurons=4),
     ]
 )
 def test_conventions(estimator, check):
