@@ -208,8 +208,8 @@ def relative_error(dense: Tensor, new: Tensor, gram: Tensor) -> float:
 
 
 def run(model_folder: Path, data: Path, levels: list[str], bounds: str, methods: list[str],
-        extra: dict[str, Any]) -> dict[str, Any]:  # fmt: skip
-    """Return the rows of the table."""
+        extra: dict[str, Any], save: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
+    """Measure row after row of the table, and save what there is after each."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -268,13 +268,16 @@ def run(model_folder: Path, data: Path, levels: list[str], bounds: str, methods:
             row["errors"] = {k: round(v, 6) for k, v in errors.items()}
             table.append(row)
             print({k: v for k, v in row.items() if k not in ("errors", "layers")}, flush=True)
-    return {
-        "rows": table,
-        "n_calibration": N_CALIBRATION,
-        "n_pairs": N_PAIRS,
-        "options": extra,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+            # Long runs are stopped: what is measured is kept.
+            save(
+                {
+                    "rows": table,
+                    "n_calibration": N_CALIBRATION,
+                    "n_pairs": N_PAIRS,
+                    "options": extra,
+                    "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                }
+            )
 
 
 def main() -> None:
@@ -293,14 +296,17 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     methods = [name.replace("; ", ", ") for name in given.methods.split(",")]
-    found = run(given.model, Path(given.data), given.levels.split(","), given.bounds, methods,
-                json.loads(given.options))  # fmt: skip
-    found["machine"] = {"processor": platform.machine(), "cores": os.cpu_count(),
-                        "python": platform.python_version(), "torch": torch.__version__,
-                        "ellzero": ellzero.__version__,
-                        "date": str(datetime.datetime.now(datetime.UTC).date())}  # fmt: skip
-    if given.out is not None:
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(),
+               "python": platform.python_version(), "torch": torch.__version__,
+               "ellzero": ellzero.__version__,
+               "date": str(datetime.datetime.now(datetime.UTC).date())}  # fmt: skip
+
+    def save(found: dict[str, Any]) -> None:
+        if given.out is not None:
+            given.out.write_text(json.dumps({**found, "machine": machine}, indent=1) + "\n")
+
+    run(given.model, Path(given.data), given.levels.split(","), given.bounds, methods,
+        json.loads(given.options), save)  # fmt: skip
 
 
 if __name__ == "__main__":
