@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ellzero.core.result import Certificate, Check, Claim, Measure
+from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError, IncompatibleError
+from ellzero.relu.conclusion import conclude
 from ellzero.relu.losses import AbstractLoss, LogisticLoss, loss_of
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.relaxation import Multipliers, bound_of, relax, solve_dual
@@ -21,7 +22,6 @@ from ellzero.validation import check_choice, check_real
 Floats = NDArray[np.float64]
 # Samples up to which the joint semidefinite program is solved.
 JOINT_SAMPLES, JOINT_INPUTS = 3000, 80
-OPTIMAL = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +199,8 @@ def certify_network(
     """
     check_real("penalty", penalty, low=0.0, open_low=True)
     check_choice("method", method, ("auto", "joint", "residual"))
-    numbers = network if isinstance(network, TwoLayerReLU) else TwoLayerReLU.from_module(network)
     chosen = loss_of(loss)
-    rows, targets = read_samples(X, y, logistic=loss == "logistic")
-    if rows.shape[1] != numbers.hidden.shape[1]:
-        raise IncompatibleError(
-            f"The network has {numbers.hidden.shape[1]} inputs and X has {rows.shape[1]} columns.",
-            "Pass the X that the network was trained on.",
-        )
+    numbers, rows, targets = read_network(network, X, y, logistic=loss == "logistic")
     return certify(numbers, rows, targets, chosen, penalty, method=method)[0]
 
 
@@ -233,14 +227,6 @@ def certify(
         neurons=network.directions,
         method=method,
     )
-    bound = min(bound, value)
-    distance = value - bound
-    gap = distance / abs(value) if value != 0 else 0.0
-    checks = [
-        Check("lower bound", bound, value, Claim.GAP),
-        Check("relative gap", gap, OPTIMAL, Claim.OPTIMAL),
-    ]
-    claim = Claim.OPTIMAL if gap <= OPTIMAL else Claim.GAP
     measures: dict[str, Measure] = {
         "n_neurons": network.n_neurons,
         "norm": network.norm,
@@ -248,15 +234,27 @@ def certify(
         "bound_method": evidence.method,
         "supremum_over_penalty": supremum / penalty,
     }
-    assumptions = []
+    assumptions: tuple[str, ...] = ()
     if evidence.sides is not None:
-        assumptions.append(
-            "The bound is a relaxation: a gap may be its looseness, not the network's fault."
+        assumptions = (
+            "The bound is a relaxation: a gap may be its looseness, not the network's fault.",
         )
-    return (
-        Certificate(claim, tuple(checks), tuple(assumptions), bound, gap, measures),
-        evidence,
-    )
+    scale = loss.value(np.zeros_like(y), y)
+    return conclude(value, bound, measures, scale=scale, assumptions=assumptions), evidence
+
+
+def read_network(
+    network: torch.nn.Module | TwoLayerReLU, X: Any, y: Any, *, logistic: bool
+) -> tuple[TwoLayerReLU, Floats, Floats]:
+    """Return a network and its data as float64 numbers, or raise with what does not fit."""
+    numbers = network if isinstance(network, TwoLayerReLU) else TwoLayerReLU.from_module(network)
+    rows, targets = read_samples(X, y, logistic=logistic)
+    if rows.shape[1] != numbers.hidden.shape[1]:
+        raise IncompatibleError(
+            f"The network has {numbers.hidden.shape[1]} inputs and X has {rows.shape[1]} columns.",
+            "Pass the X that the network was trained on.",
+        )
+    return numbers, rows, targets
 
 
 def read_samples(X: Any, y: Any, *, logistic: bool) -> tuple[Floats, Floats]:

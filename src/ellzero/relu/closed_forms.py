@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linprog, nnls  # type: ignore[attr-defined]
 
-from ellzero.core.result import Certificate, Check, Claim
-from ellzero.errors import DataError, IncompatibleError
-from ellzero.relu.certificate import OPTIMAL, read_samples
+from ellzero.core.result import Certificate, Measure
+from ellzero.errors import DataError
+from ellzero.relu.certificate import read_samples
+from ellzero.relu.conclusion import conclude
 from ellzero.relu.losses import SquaredLoss
 from ellzero.relu.network import TwoLayerReLU
-from ellzero.relu.relaxation import bound_of, relax
+from ellzero.relu.relaxation import bound_of, conic, relax
 from ellzero.relu.separation import plane_neuron, search_neurons
 from ellzero.validation import check_integer, check_real
 
@@ -307,7 +307,7 @@ def fit_spike_free(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
             f"X must be spike-free, got a violation of {violation:.2g}.",
             "Use ConvexReLURegressor, which needs nothing of the data.",
         )
-    cp = load_cvxpy()
+    cp = conic()
     n, d = rows.shape
     size = float(np.linalg.norm(targets)) or 1.0
     width = float(np.linalg.norm(rows, 2)) or 1.0
@@ -451,26 +451,14 @@ def check_l0_l1(
         known = np.vstack([known, active])
     top = best if exact or rows.shape[1] == 2 else _relaxed(rows, point, rng)
     top = max(top, 1.0)
-    bound = min(float(point @ targets) / top, norm)
-    gap = (norm - bound) / norm
-    checks = (
-        Check("lower bound", bound, norm, Claim.GAP),
-        Check("relative gap", gap, OPTIMAL, Claim.OPTIMAL),
-    )
-    return Certificate(
-        Claim.OPTIMAL if gap <= OPTIMAL else Claim.GAP,
-        checks,
-        (),
-        bound,
-        gap,
-        {
-            "norm": norm,
-            "n_neurons": 2,
-            "supremum_at_least": max(least, 1.0),
-            "supremum_at_most": top,
-            "rounds": rounds,
-        },
-    )
+    measures: dict[str, Measure] = {
+        "norm": norm,
+        "n_neurons": 2,
+        "supremum_at_least": max(least, 1.0),
+        "supremum_at_most": top,
+        "rounds": rounds,
+    }
+    return conclude(norm, float(point @ targets) / top, measures)
 
 
 def _least_supremum(known: Floats, fixed: Floats) -> tuple[float, Floats]:
@@ -514,18 +502,6 @@ def _relaxed(rows: Floats, point: Floats, rng: np.random.Generator) -> float:
         starts = search_neurons(rows, sign * point, rng, n_starts=60, n_iter=60)[1]
         tops.append(bound_of(rows, sign * point, relax(rows, sign * point, starts)[1]))
     return max(tops)
-
-
-def load_cvxpy() -> Any:
-    """Return cvxpy, or raise with what to install."""
-    try:
-        import cvxpy
-    except ImportError as error:
-        raise IncompatibleError(
-            "The cone program needs cvxpy, which is not installed.",
-            'Install it with: pip install "ellzero[convex]".',
-        ) from error
-    return cvxpy
 
 
 def _matrix(A: ArrayLike) -> Floats:

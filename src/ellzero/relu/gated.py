@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.core.result import Certificate, Check, Claim, Measure, Status
+from ellzero.core.result import Certificate, Measure, Status
 from ellzero.errors import DataError, InvalidParameterError
+from ellzero.relu.conclusion import conclude
 from ellzero.relu.gated_newton import DENSE_SAMPLES, newton
 from ellzero.relu.gated_program import CHUNK, GatedProgram
 from ellzero.relu.gated_proximal import proximal
 from ellzero.validation import check_choice, check_integer, check_real
 
 Floats = NDArray[np.float64]
-OPTIMAL = 1e-6
 NOTE = (
     "The gap is that of the program with these gates; it says nothing about ReLU networks of "
     "other gates or widths."
@@ -102,21 +102,20 @@ def certify_gated(
     candidates = [program.residual(program.outputs(support, weights, constant)), *points]
     rated = [(*program.bound(point, penalty), point) for point in candidates]
     bound, norms, point = max(rated, key=lambda item: item[0])
-    bound = min(bound, value)
-    # A value that is zero to rounding is as far below as it can be.
-    zero = 1e-28 * program.loss.value(np.zeros(program.y.size), program.y.ravel())
-    gap = (value - bound) / value if value > zero else 0.0
-    checks = (
-        Check("lower bound", bound, value, Claim.GAP),
-        Check("relative gap of the gated program", gap, OPTIMAL, Claim.OPTIMAL),
-    )
     measures: dict[str, Measure] = {
         "n_gates": program.n_gates,
         "n_active": len(support),
         "largest_dual_norm_over_penalty": float(norms.max()) / penalty,
     }
-    claim = Claim.OPTIMAL if gap <= OPTIMAL else Claim.GAP
-    return Certificate(claim, checks, (NOTE,), bound, gap, measures), value, point, norms
+    certificate = conclude(
+        value,
+        bound,
+        measures,
+        scale=program.loss.value(np.zeros(program.y.size), program.y.ravel()),
+        assumptions=(NOTE,),
+        gap_name="relative gap of the gated program",
+    )
+    return certificate, value, point, norms
 
 
 def memory_needed(

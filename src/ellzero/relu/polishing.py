@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from ellzero.errors import IncompatibleError
-from ellzero.relu.certificate import read_samples
+from ellzero.relu.certificate import read_network
 from ellzero.relu.losses import loss_of
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.training import Training, descend, to_network
@@ -68,13 +67,7 @@ def polish(
     True
     """
     check_real("penalty", penalty, low=0.0, open_low=True)
-    numbers = network if isinstance(network, TwoLayerReLU) else TwoLayerReLU.from_module(network)
-    rows, targets = read_samples(X, y, logistic=loss == "logistic")
-    if rows.shape[1] != numbers.hidden.shape[1]:
-        raise IncompatibleError(
-            f"The network has {numbers.hidden.shape[1]} inputs and X has {rows.shape[1]} columns.",
-            "Pass the X that the network was trained on.",
-        )
+    numbers, rows, targets = read_network(network, X, y, logistic=loss == "logistic")
     balanced = numbers.balanced()
     fit_intercept = numbers.intercept is not None
     problem = Training(balanced.design(rows), targets, loss_of(loss), penalty, fit_intercept)

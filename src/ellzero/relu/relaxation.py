@@ -144,7 +144,7 @@ def conic() -> Any:
         import cvxpy
     except ImportError:
         raise IncompatibleError(
-            "The convex programs of a ReLU network need cvxpy, which is not installed.",
+            "The convex program of a ReLU network needs cvxpy, which is not installed.",
             "Install the extra: pip install 'ellzero[convex]'.",
         ) from None
     return cvxpy

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ellzero.core.result import Certificate, Check, Claim, Measure
+from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError, IncompatibleError
 from ellzero.relu.banded import HatProgram, solve_restricted
-from ellzero.relu.certificate import OPTIMAL, read_samples
+from ellzero.relu.certificate import read_samples
+from ellzero.relu.conclusion import conclude
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.validation import check_real
 
@@ -347,12 +348,6 @@ def certify_spline(network: Any, X: ArrayLike, y: ArrayLike, penalty: float) -> 
     loss = 0.5 * float(np.mean((outputs - targets) ** 2))
     value = loss + penalty * norm
     bound, _, supremum = _bound(at, targets, outputs, penalty)
-    bound = min(bound, value)
-    gap = (value - bound) / value if value > 0 else 0.0
-    checks = (
-        Check("lower bound", bound, value, Claim.GAP),
-        Check("relative gap", gap, OPTIMAL, Claim.OPTIMAL),
-    )
     measures: dict[str, Measure] = {
         "n_neurons": numbers.n_neurons,
         "norm": norm,
@@ -360,8 +355,7 @@ def certify_spline(network: Any, X: ArrayLike, y: ArrayLike, penalty: float) -> 
         "bound_method": "exact supremum on a line, biases free",
         "supremum_over_penalty": supremum / penalty,
     }
-    claim = Claim.OPTIMAL if gap <= OPTIMAL else Claim.GAP
-    return Certificate(claim, checks, (), bound, gap, measures)
+    return conclude(value, bound, measures, scale=0.5 * float(np.mean(targets**2)))
 
 
 def least_norm(knots: Floats, values: Floats) -> float:
