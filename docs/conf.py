@@ -97,9 +97,9 @@ html_theme_options = {
     "header_links_before_dropdown": 8,
     "footer_start": ["copyright"],
     "footer_end": [],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "pygments_light_style": "friendly",
     "pygments_dark_style": "github-dark",
 }
-html_sidebars = {"index": [], "changelog": [], "install": []}
+html_sidebars = {"index": [], "benchmarks": [], "changelog": [], "install": []}
 suppress_warnings = ["config.cache"]

@@ -1,7 +1,7 @@
 """Draw the picture of the README and of the first page from the summary of ``ellzero train``.
 
-    ellzero train --json > iris.json
-    python docs/first_command.py iris.json docs/_static/first_command.svg
+ellzero train --json > iris.json
+python docs/first_command.py iris.json docs/_static/first_command.svg
 """
 
 import json

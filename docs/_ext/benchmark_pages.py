@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.best_subset import table as subset_table
 from markdown_tables import digits, escape, seconds, table
+
+from benchmarks.best_subset import table as subset_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -71,35 +72,75 @@ def loss_list(losses: list[str], of: str = "where a peer is better than ours") -
 
 def provenance(name: str, report: dict[str, Any], command: str) -> str:
     """Return the machine, the versions, the date and the command of a table."""
-    run = report["runs"][-1] if isinstance(report.get("runs"), list) and "python" in report["runs"][-1] else report
+    run = (
+        report["runs"][-1]
+        if isinstance(report.get("runs"), list) and "python" in report["runs"][-1]
+        else report
+    )
     machine = run.get("machine", {})
     facts = dict(machine) if isinstance(machine, dict) else {"processor": machine}
-    for key in ("processor", "cores", "cpus", "threads_used", "python", "numpy", "numba", "torch", "scipy", "scikit-learn", "spgl1", "cvxpy", "clarabel", "ellzero", "load_at_start", "load"):
+    for key in (
+        "processor",
+        "cores",
+        "cpus",
+        "threads_used",
+        "python",
+        "numpy",
+        "numba",
+        "torch",
+        "scipy",
+        "scikit-learn",
+        "spgl1",
+        "cvxpy",
+        "clarabel",
+        "ellzero",
+        "load_at_start",
+        "load",
+    ):
         if key in run and key not in facts:
             facts[key] = run[key]
     for key in ("versions", "peers"):
         if isinstance(run.get(key), dict):
             inner = run[key]
-            facts.update(inner.get("peers", inner) if isinstance(inner.get("peers", inner), dict) else {})
+            facts.update(
+                inner.get("peers", inner) if isinstance(inner.get("peers", inner), dict) else {}
+            )
     text = []
     for key, value in facts.items():
         if isinstance(value, list) and value and all(isinstance(v, float) for v in value):
-            value = " / ".join(digits(v) for v in value)
-            key = "load at start, 1 / 5 / 15 minutes"
-        if isinstance(value, (str, int, float)):
+            loads = " / ".join(digits(v) for v in value)
+            text.append(f"load at start, 1 / 5 / 15 minutes {loads}")
+        elif isinstance(value, (str, int, float)):
             text.append(f"{key.replace('_', ' ')} {value}")
-    when = str(report.get("date") or run.get("date") or facts.get("date", "not noted"))[:16].replace("T", " ")
+    when = str(report.get("date") or run.get("date") or facts.get("date", "not noted"))[
+        :16
+    ].replace("T", " ")
     note = report.get("note") or report.get("data")
-    parts = [f"`{command}` writes `benchmarks/results/{name}.json`. Measured {escape(when)}: {escape(', '.join(text))}."]
+    parts = [
+        f"`{command}` writes `benchmarks/results/{name}.json`. Measured {escape(when)}: {escape(', '.join(text))}."
+    ]
     if isinstance(note, str):
         parts.append(escape(note if note.endswith(".") else note + "."))
-    return '\n:::{div} sha\n' + " ".join(parts) + "\n:::\n"
+    return "\n:::{div} sha\n" + " ".join(parts) + "\n:::\n"
 
 
 def _subset_rows(report: dict[str, Any]) -> tuple[list[list[str]], list[tuple[int, int]]]:
     found = {m: one for m, one in subset_table.summary(report).items() if one["seconds"]}
-    base = next((statistics.median(one["seconds"].values()) for m, one in found.items() if m.startswith("ours")), None)
-    order = sorted(found, key=lambda m: (subset_table.mean(found[m]["excess"].values()), statistics.median(found[m]["seconds"].values())))
+    base = next(
+        (
+            statistics.median(one["seconds"].values())
+            for m, one in found.items()
+            if m.startswith("ours")
+        ),
+        None,
+    )
+    order = sorted(
+        found,
+        key=lambda m: (
+            subset_table.mean(found[m]["excess"].values()),
+            statistics.median(found[m]["seconds"].values()),
+        ),
+    )
     rows, bold = [], []
     for method in order:
         one = found[method]
@@ -126,11 +167,17 @@ def _curve(report: dict[str, Any]) -> str:
         row = [method]
         for entry in report["instances"].values():
             cell = entry["methods"].get(method, {})
-            row.append(f"{seconds(cell['median'])}, {cell['peak_bytes'] / 1e6:.0f} MB" if "budgets" in cell else ("failed" if "error" in cell else ""))
+            row.append(
+                f"{seconds(cell['median'])}, {cell['peak_bytes'] / 1e6:.0f} MB"
+                if "budgets" in cell
+                else ("failed" if "error" in cell else "")
+            )
         if method.startswith("ours"):
             bold += [(len(rows), j) for j in range(len(row))]
         rows.append(row)
-    return "Processor time and additional memory, by size.\n\n" + table(["method", *(f"{int(s):,}" for s in sizes)], rows, bold=bold)
+    return "Processor time and additional memory, by size.\n\n" + table(
+        ["method", *(f"{int(s):,}" for s in sizes)], rows, bold=bold
+    )
 
 
 def _risk(report: dict[str, Any]) -> str:
@@ -140,7 +187,9 @@ def _risk(report: dict[str, Any]) -> str:
         at = ratios[int(name.split("-")[1]) // 4]
         for method, cell in entry["methods"].items():
             if "budgets" in cell:
-                cells.setdefault(method, {}).setdefault(at, []).append(cell["budgets"]["chosen"]["risk"])
+                cells.setdefault(method, {}).setdefault(at, []).append(
+                    cell["budgets"]["chosen"]["risk"]
+                )
     means = {m: {at: statistics.mean(v) for at, v in c.items()} for m, c in cells.items()}
     order = sorted(means, key=lambda m: sum(means[m].get(at, 9) for at in ratios))
     rows = [[m, *(digits(means[m][at]) if at in means[m] else "" for at in ratios)] for m in order]
@@ -150,7 +199,9 @@ def _risk(report: dict[str, Any]) -> str:
         ours = min((means[m][at], m) for m in order if m.startswith("ours") and at in means[m])
         best = min((means[m][at], m) for m in order if at in means[m])
         if best[0] < ours[0]:
-            losses.append(f"signal to noise {at}: {best[1]} has {digits(best[0])}, {ours[1]} {digits(ours[0])}")
+            losses.append(
+                f"signal to noise {at}: {best[1]} has {digits(best[0])}, {ours[1]} {digits(ours[0])}"
+            )
     return ("Squared error on new rows relative to the signal, by signal to noise; 1 is no better than the mean.\n\n"
             + table(["method", *(f"at {r}" for r in ratios)], rows, bold=bold) + "\n" + loss_list(losses))  # fmt: skip
 
@@ -175,11 +226,25 @@ def best_subset() -> str:
             parts.append(_curve(report))
         else:
             rows, bold = _subset_rows(report)
-            parts.append(table(["method", "reached", "mean excess", "worst", "median time", "over ours"], rows, bold=bold))
+            parts.append(
+                table(
+                    ["method", "reached", "mean excess", "worst", "median time", "over ours"],
+                    rows,
+                    bold=bold,
+                )
+            )
         if name != "risk":
-            method = "ours: default" if any("ours: default" in e["methods"] for e in report["instances"].values()) else "ours_estimator: fit"
+            method = (
+                "ours: default"
+                if any("ours: default" in e["methods"] for e in report["instances"].values())
+                else "ours_estimator: fit"
+            )
             parts.append(loss_list(subset_table.verdicts(report, method)[1]))
-        parts.append(provenance(f"best_subset_{name}", report, f"python -m benchmarks.best_subset.run {name}"))
+        parts.append(
+            provenance(
+                f"best_subset_{name}", report, f"python -m benchmarks.best_subset.run {name}"
+            )
+        )
     return "\n".join(parts)
 
 
@@ -199,9 +264,19 @@ def exact_subset() -> str:
         ])  # fmt: skip
     for r in results:
         for peer in names[1:]:
-            if peer in r and r[peer]["proven"] and (not r["ours"]["proven"] or r[peer]["cpu"] < r["ours"]["cpu"]):
-                what = "proves it, ours does not" if not r["ours"]["proven"] else f"is {digits(r['ours']['cpu'] / r[peer]['cpu'])} times as fast"
-                losses.append(f"{r['n']} x {r['p']}, k = {r['k']}, correlation {r['rho']}, signal to noise {r['snr']}, ridge {r['ridge']}: {peer} {what}")
+            if (
+                peer in r
+                and r[peer]["proven"]
+                and (not r["ours"]["proven"] or r[peer]["cpu"] < r["ours"]["cpu"])
+            ):
+                what = (
+                    "proves it, ours does not"
+                    if not r["ours"]["proven"]
+                    else f"is {digits(r['ours']['cpu'] / r[peer]['cpu'])} times as fast"
+                )
+                losses.append(
+                    f"{r['n']} x {r['p']}, k = {r['k']}, correlation {r['rho']}, signal to noise {r['snr']}, ridge {r['ridge']}: {peer} {what}"
+                )
     return ("## Proofs of best subsets\n\nThe same ridge problems, one thread; a solver stops at its limit of processor time.\n\n"
             + table(["solver", "proved", "median time", "longest", "median gap of the rest"], rows, bold=[(0, j) for j in range(5)])
             + "\n" + loss_list(losses) + provenance("exact_subset", report, COMMANDS["exact_subset"]))  # fmt: skip
@@ -211,10 +286,15 @@ def compressed_sensing() -> str:
     """Return the tables of recovery."""
     report = load("compressed_sensing")
     rows_all = report["rows"]
-    methods = [m for m in rows_all[0]["methods"] if m not in ("recover, certified",)]
-    parts = ["## Compressed sensing\n", "500 measurements of 2000 coefficients, k of them nonzero. Without noise: how many signals are recovered.\n"]
+    methods = [m for m in rows_all[0]["methods"] if m != "recover, certified"]
+    parts = [
+        "## Compressed sensing\n",
+        "500 measurements of 2000 coefficients, k of them nonzero. Without noise: how many signals are recovered.\n",
+    ]
 
-    def block(rows: list[dict[str, Any]], show: Callable[[dict[str, Any], dict[str, Any]], str]) -> str:
+    def block(
+        rows: list[dict[str, Any]], show: Callable[[dict[str, Any], dict[str, Any]], str]
+    ) -> str:
         lines, bold = [], []
         for i, row in enumerate(rows):
             line = [f"{row['dictionary']}, {row['law']}, {row['level']}, k = {row['k']}"]
@@ -228,7 +308,9 @@ def compressed_sensing() -> str:
     parts.append(block(quiet, lambda r, c: f"{c['recovered']} of {r['trials']}"))
     parts.append("\nMedian time of one signal, without noise.\n")
     parts.append(block(quiet, lambda r, c: seconds(c["seconds_median"])))
-    parts.append("\nIn noise: the error over that of least squares on the true support; 1 is as good as knowing it.\n")
+    parts.append(
+        "\nIn noise: the error over that of least squares on the true support; 1 is as good as knowing it.\n"
+    )
     parts.append(block(noisy, lambda r, c: digits(c["ratio_median"])))
     losses = []
     for r in rows_all:
@@ -240,18 +322,35 @@ def compressed_sensing() -> str:
                 continue
             if r["level"] == "noiseless":
                 if c["recovered"] > ours["recovered"]:
-                    losses.append(f"{name}: {m} recovers {c['recovered']}, `recover` {ours['recovered']} of {r['trials']}")
-                elif c["recovered"] == ours["recovered"] > 0 and c["seconds_median"] < 0.95 * ours["seconds_median"] and not m.startswith("ellzero"):
-                    losses.append(f"{name}: {m} is as good and {digits(ours['seconds_median'] / c['seconds_median'])} times as fast")
+                    losses.append(
+                        f"{name}: {m} recovers {c['recovered']}, `recover` {ours['recovered']} of {r['trials']}"
+                    )
+                elif (
+                    c["recovered"] == ours["recovered"] > 0
+                    and c["seconds_median"] < 0.95 * ours["seconds_median"]
+                    and not m.startswith("ellzero")
+                ):
+                    losses.append(
+                        f"{name}: {m} is as good and {digits(ours['seconds_median'] / c['seconds_median'])} times as fast"
+                    )
             elif c["ratio_median"] < 0.99 * ours["ratio_median"]:
-                losses.append(f"{name}: {m} has {digits(c['ratio_median'])}, `recover` {digits(ours['ratio_median'])}")
-    parts += [loss_list(losses), provenance("compressed_sensing", report, COMMANDS["compressed_sensing"])]
+                losses.append(
+                    f"{name}: {m} has {digits(c['ratio_median'])}, `recover` {digits(ours['ratio_median'])}"
+                )
+    parts += [
+        loss_list(losses),
+        provenance("compressed_sensing", report, COMMANDS["compressed_sensing"]),
+    ]
     return "\n".join(parts)
 
 
 def grid_price(row: dict[str, Any]) -> str:
     """Return what limits the nonzeros of an image."""
-    return f"penalty {row['penalty']}" if row.get("penalty") is not None else f"budget {row.get('n_nonzero')}"
+    return (
+        f"penalty {row['penalty']}"
+        if row.get("penalty") is not None
+        else f"budget {row.get('n_nonzero')}"
+    )
 
 
 def signals() -> str:
@@ -286,12 +385,22 @@ def convex_relu() -> str:
         ours = methods["ellzero to 0.0001"]
         row = [name, seconds(ours["seconds"])]
         for kind in ("clarabel", "pyscnn", "adelie"):
-            good = [(c["seconds"], m) for m, c in methods.items() if m.startswith(kind) and c.get("gap") is not None and c["gap"] <= 1e-4]
-            near = [(c["gap"], c["seconds"]) for m, c in methods.items() if m.startswith(kind) and c.get("gap") is not None]
+            good = [
+                (c["seconds"], m)
+                for m, c in methods.items()
+                if m.startswith(kind) and c.get("gap") is not None and c["gap"] <= 1e-4
+            ]
+            near = [
+                (c["gap"], c["seconds"])
+                for m, c in methods.items()
+                if m.startswith(kind) and c.get("gap") is not None
+            ]
             if good:
                 row.append(seconds(min(good)[0]))
                 if min(good)[0] < ours["seconds"]:
-                    losses.append(f"{name}: {min(good)[1]} is {digits(ours['seconds'] / min(good)[0])} times as fast")
+                    losses.append(
+                        f"{name}: {min(good)[1]} is {digits(ours['seconds'] / min(good)[0])} times as fast"
+                    )
             elif near:
                 row.append(f"gap {digits(min(near)[0])} in {seconds(min(near)[1])}")
             else:
@@ -307,9 +416,14 @@ def convex_relu() -> str:
 def sparse_training() -> str:
     """Return the tables of sparse training."""
     report = load("sparse_training")
-    parts = ["## Sparse training\n", "The same start, batches and number of gradients for all; three seeds; every method tuned on another seed.\n"]
+    parts = [
+        "## Sparse training\n",
+        "The same start, batches and number of gradients for all; three seeds; every method tuned on another seed.\n",
+    ]
     for problem in report["problems"].values():
-        shares = sorted({d for r in problem["rows"].values() for d in r if d != "1"}, key=float, reverse=True)
+        shares = sorted(
+            {d for r in problem["rows"].values() for d in r if d != "1"}, key=float, reverse=True
+        )
         higher = problem["metric"] == "accuracy"
         best = {}
         for d in shares:
@@ -322,14 +436,30 @@ def sparse_training() -> str:
             if method == "dense":
                 rows.append(["dense", *([digits4(cells["1"]["mean"])] * len(shares))])
                 continue
-            rows.append([method, *(f"{digits4(cells[d]['mean'])} ± {digits(cells[d]['deviation'])}" if d in cells else "" for d in shares)])
+            rows.append(
+                [
+                    method,
+                    *(
+                        f"{digits4(cells[d]['mean'])} ± {digits(cells[d]['deviation'])}"
+                        if d in cells
+                        else ""
+                        for d in shares
+                    ),
+                ]
+            )
             if method.startswith("ours"):
                 bold.append((len(rows) - 1, 0))
             bold += [(len(rows) - 1, 1 + j) for j, d in enumerate(shares) if best[d] == method]
         parts += [f"### {problem['title']}\n", f"{problem['metric']}{', %' if higher else ''}; the best of each share of weights in bold.\n",
                   table(["method", *(f"{100 * float(d):g} %" for d in shares)], rows, bold=bold),
                   loss_list([f"{100 * float(x['density']):g} % of the weights: {x['to']} is better by {digits(x['by'])}" for x in problem["losses_of_ours"] if x["to"] != "dense"])]  # fmt: skip
-    parts.append(provenance("sparse_training", {k: v for k, v in report.items() if k != "runs"}, COMMANDS["sparse_training"]))
+    parts.append(
+        provenance(
+            "sparse_training",
+            {k: v for k, v in report.items() if k != "runs"},
+            COMMANDS["sparse_training"],
+        )
+    )
     return "\n".join(parts)
 
 
@@ -341,12 +471,30 @@ def digits4(value: float) -> str:
 def splitting() -> str:
     """Return the tables of variable splitting."""
     report = load("splitting")
-    parts = ["## Variable splitting against hard thresholding\n", escape(report["data"]) + f", density {report['density']}.\n"]
+    parts = [
+        "## Variable splitting against hard thresholding\n",
+        escape(report["data"]) + f", density {report['density']}.\n",
+    ]
     for network in report["networks"].values():
-        rows = [[m, f"{c['accuracy']:.2f} ± {c['accuracy_deviation']:.2f}", f"{c['zeros']:.2f}", seconds(c["seconds"])] for m, c in network["methods"].items()]
+        rows = [
+            [
+                m,
+                f"{c['accuracy']:.2f} ± {c['accuracy_deviation']:.2f}",
+                f"{c['zeros']:.2f}",
+                seconds(c["seconds"]),
+            ]
+            for m, c in network["methods"].items()
+        ]
         sparse = {m: c["accuracy"] for m, c in network["methods"].items() if m != "dense"}
         best = max(sparse, key=sparse.get)
-        parts += [f"### {escape(network['title'])}\n", table(["method", "accuracy, %", "zeros, %", "time"], rows, bold=[(i, j) for i, r in enumerate(rows) if r[0] == best for j in range(4)])]
+        parts += [
+            f"### {escape(network['title'])}\n",
+            table(
+                ["method", "accuracy, %", "zeros, %", "time"],
+                rows,
+                bold=[(i, j) for i, r in enumerate(rows) if r[0] == best for j in range(4)],
+            ),
+        ]
     parts.append(provenance("splitting", report, COMMANDS["splitting"]))
     return "\n".join(parts)
 
@@ -357,7 +505,12 @@ def tickets() -> str:
     parts = ["## Sparse subnetworks that train\n"]
     for problem in report["problems"].values():
         first = problem["tables"][0]
-        parts += [f"### {escape(problem['title'])}\n", escape(problem["headline"]) + ".\n", f"{escape(first['title'])}\n", table(first["columns"], first["rows"])]
+        parts += [
+            f"### {escape(problem['title'])}\n",
+            escape(problem["headline"]) + ".\n",
+            f"{escape(first['title'])}\n",
+            table(first["columns"], first["rows"]),
+        ]
     parts.append(provenance("tickets", report, COMMANDS["tickets"]))
     return "\n".join(parts)
 
@@ -365,7 +518,16 @@ def tickets() -> str:
 def step_overhead() -> str:
     """Return what an exact budget costs in a step."""
     report = load("step_overhead")
-    rows = [[r["model"], r["density"], f"{r['dense_ms']:.3g} ms", f"{100 * r['overhead_whole']:.1f} %", f"{100 * r['overhead_final']:.1f} %"] for r in report["results"]]
+    rows = [
+        [
+            r["model"],
+            r["density"],
+            f"{r['dense_ms']:.3g} ms",
+            f"{100 * r['overhead_whole']:.1f} %",
+            f"{100 * r['overhead_final']:.1f} %",
+        ]
+        for r in report["results"]
+    ]
     return ("## The cost of a budget in a training step\n\nAgainst the same step without a budget.\n\n"
             + table(["network", "density", "dense step", "more, whole training", "more, after the ramp"], rows) + provenance("step_overhead", report, COMMANDS["step_overhead"]))  # fmt: skip
 
@@ -375,15 +537,32 @@ def inference() -> str:
     report = load("inference")
     parts = ["## Sparse layers on a CPU\n", "Times as fast as the dense layer of torch.\n"]
     for key, label in (("layers", "layer"), ("models", "model")):
-        methods = list(dict.fromkeys(m for r in report[key] for m in r["times_faster_than_dense"] if m != "torch dense"))
+        methods = list(
+            dict.fromkeys(
+                m for r in report[key] for m in r["times_faster_than_dense"] if m != "torch dense"
+            )
+        )
         rows, bold = [], []
         for r in report[key]:
             name = r.get("model") or f"{r['size']} x {r['size']}, {r['pattern']}"
             found = r["times_faster_than_dense"]
-            rows.append([f"{name}, {100 * r['zeros']:g} % zeros, batch {r['batch']}", *(f"{found[m]:.2f}" if m in found else "" for m in methods)])
-            bold += [(len(rows) - 1, 1 + j) for j, m in enumerate(methods) if m in found and found[m] == max(found.values())]
+            rows.append(
+                [
+                    f"{name}, {100 * r['zeros']:g} % zeros, batch {r['batch']}",
+                    *(f"{found[m]:.2f}" if m in found else "" for m in methods),
+                ]
+            )
+            bold += [
+                (len(rows) - 1, 1 + j)
+                for j, m in enumerate(methods)
+                if m in found and found[m] == max(found.values())
+            ]
         body = table([label, *methods], rows, bold=bold)
-        parts.append(f"::::{{dropdown}} {len(rows)} {key}, the fastest in bold\n\n{body}\n::::\n" if len(rows) > 20 else body)
+        parts.append(
+            f"::::{{dropdown}} {len(rows)} {key}, the fastest in bold\n\n{body}\n::::\n"
+            if len(rows) > 20
+            else body
+        )
     parts += [loss_list(report["losses"]), provenance("inference", report, COMMANDS["inference"])]
     return "\n".join(parts)
 
@@ -392,8 +571,19 @@ def selection() -> str:
     """Return the speed of exact selection."""
     report = load("selection")
     methods = list(report["rows"][0]["seconds"])
-    rows = [[f"{r['n']:,}, keep {100 * r['share']:g} %", *(seconds(r["seconds"][m]["median"]) if m in r["seconds"] else "" for m in methods)] for r in report["rows"]]
-    losses = [f"{r['n']:,}, keep {100 * r['share']:g} %: {what} takes {digits(1 / ratio)} times as long" for r in report["rows"] for what, ratio in r["times_faster"].items() if ratio < 1]
+    rows = [
+        [
+            f"{r['n']:,}, keep {100 * r['share']:g} %",
+            *(seconds(r["seconds"][m]["median"]) if m in r["seconds"] else "" for m in methods),
+        ]
+        for r in report["rows"]
+    ]
+    losses = [
+        f"{r['n']:,}, keep {100 * r['share']:g} %: {what} takes {digits(1 / ratio)} times as long"
+        for r in report["rows"]
+        for what, ratio in r["times_faster"].items()
+        if ratio < 1
+    ]
     return ("## Selecting the largest magnitudes\n\n*threshold* and *mask* are ours, from scratch (cold) or with the threshold of a moment ago (warm).\n\n"
             + table(["entries", *methods], rows) + "\n" + loss_list(losses) + provenance("selection", report, COMMANDS["selection"]))  # fmt: skip
 
@@ -401,7 +591,14 @@ def selection() -> str:
 def language() -> str:
     """Return the compression of a sentence encoder."""
     report = load("language")
-    keys = [("level", "kept or pattern"), ("method", "method"), ("cosine", "cosine to dense"), ("spearman", "Spearman"), ("mean_relative_error", "mean layer error"), ("seconds", "time, s")]
+    keys = [
+        ("level", "kept or pattern"),
+        ("method", "method"),
+        ("cosine", "cosine to dense"),
+        ("spearman", "Spearman"),
+        ("mean_relative_error", "mean layer error"),
+        ("seconds", "time, s"),
+    ]
     rows, bold, losses = [], [], []
     levels: dict[str, list[dict[str, Any]]] = {}
     for r in report["rows"]:
@@ -409,13 +606,25 @@ def language() -> str:
     for level, group in levels.items():
         best = max(group, key=lambda r: r["cosine"])
         for r in group:
-            rows.append([digits4(r[k]) if isinstance(r.get(k), float) else r.get(k, "") for k, _ in keys])
+            rows.append(
+                [digits4(r[k]) if isinstance(r.get(k), float) else r.get(k, "") for k, _ in keys]
+            )
             bold += [(len(rows) - 1, j) for j in range(len(keys)) if r is best and level]
         ours = [r for r in group if r["method"].startswith("ellzero")]
         if ours:
             mine = max(ours, key=lambda r: r["cosine"])
-            losses += [f"{level}: {r['method']} has {k} {digits4(r[k])}, {mine['method']} {digits4(mine[k])}" for r in group if r not in ours for k in ("cosine", "spearman") if r[k] > mine[k]]
-            losses += [f"{level}: {r['method']} takes {r['seconds']:.0f} s, {mine['method']} {mine['seconds']:.0f} s" for r in group if r not in ours and r["seconds"] < mine["seconds"]]
+            losses += [
+                f"{level}: {r['method']} has {k} {digits4(r[k])}, {mine['method']} {digits4(mine[k])}"
+                for r in group
+                if r not in ours
+                for k in ("cosine", "spearman")
+                if r[k] > mine[k]
+            ]
+            losses += [
+                f"{level}: {r['method']} takes {r['seconds']:.0f} s, {mine['method']} {mine['seconds']:.0f} s"
+                for r in group
+                if r not in ours and r["seconds"] < mine["seconds"]
+            ]
     return ("## A sentence encoder, pruned in one shot\n\nall-MiniLM-L6-v2, 36 layers; cosine of embeddings to those of the dense model, and Spearman correlation on 400 sentence pairs. The best cosine in bold.\n\n"
             + table([t for _, t in keys], rows, numbers=[False, False, True, True, True, True], bold=bold) + "\n" + loss_list(losses) + provenance("language", report, COMMANDS["language"]))  # fmt: skip
 
@@ -423,7 +632,10 @@ def language() -> str:
 def escape_experiment() -> str:
     """Return the speed of a batch of starts."""
     report = load("escape")
-    rows = [["one batched call", seconds(report["batched_seconds"])], [f"a loop ({report['loop_note']})", seconds(report["loop_seconds_extrapolated"])]]
+    rows = [
+        ["one batched call", seconds(report["batched_seconds"])],
+        [f"a loop ({report['loop_note']})", seconds(report["loop_seconds_extrapolated"])],
+    ]
     return (f"## {report['starts']:,} starts as one program\n\n{report['iterations']} iterations of hard thresholding from every start.\n\n"
             + table(["", "time"], rows) + provenance("escape", report, COMMANDS["escape"]))  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer.main
 
 from ellzero.cli import app
+
 from markdown_tables import escape, table  # isort: skip
 
 
@@ -26,7 +27,11 @@ def page() -> str:
             label = " / ".join(words) if words[0].startswith("-") else words[0].upper()
             text = getattr(param, "help", None) or ""
             default = param.default
-            if callable(default) or default in (None, False, (), "") or not isinstance(default, (str, int, float)):
+            if (
+                callable(default)
+                or default in (None, False, (), "")
+                or not isinstance(default, (str, int, float))
+            ):
                 default = ""
             rows.append([label, " ".join(text.split()), default])
         parts.append(table(["option", "meaning", "default"], rows, numbers=[False] * 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 import benchmark_pages
@@ -38,7 +39,7 @@ def name_role(
     node["refdoc"] = env.docname
     node["py:module"] = env.ref_context.get("py:module")
     node["py:class"] = env.ref_context.get("py:class")
-    node += nodes.literal(text, text, classes=["xref", "py"])
+    node += nodes.literal(text, text)
     return [node], []
 
 
@@ -88,9 +89,31 @@ def find_reference(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> no
     return None
 
 
+def escape_formulas(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Keep bars and subscripts of formulas in plain words from being read as markup."""
+    inside_math = None
+    for i, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if inside_math is not None and line.strip() and indent <= inside_math:
+            inside_math = None
+        if line.lstrip().startswith(".. math::"):
+            inside_math = indent
+        if inside_math is not None or line.lstrip().startswith((">>>", "...", "+-", "| ")):
+            continue
+        parts = re.split(r"(`+[^`]*`+_{0,2})", line)
+        parts[::2] = [
+            re.sub(r"(?<!\\)\||(?<=[\w)])_(?![\w`])", r"\\\g<0>", part) for part in parts[::2]
+        ]
+        lines[i] = "".join(parts)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect it all."""
     app.connect("builder-inited", write_pages, priority=100)
+    # After numpydoc, whose sections need the lines as they are.
+    app.connect("autodoc-process-docstring", escape_formulas, priority=900)
     app.connect("missing-reference", find_reference)
     app.add_role("name", name_role)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -31,7 +31,9 @@ def table(
     ]
     for i, row in enumerate(rows):
         cells = [escape(cell) or " " for cell in row]
-        cells = [f"**{c.strip()}**" if (i, j) in bold and c.strip() else c for j, c in enumerate(cells)]
+        cells = [
+            f"**{c.strip()}**" if (i, j) in bold and c.strip() else c for j, c in enumerate(cells)
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

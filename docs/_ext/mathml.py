@@ -3,6 +3,7 @@ r"""Formulas as MathML, written at build time: no script and no network where a 
 from __future__ import annotations
 
 import html
+import re
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -16,6 +17,8 @@ def check() -> None:
 
 def _formula(text: str, display: str) -> str:
     text = text.replace(r"\tfrac", r"\frac").replace(r"\mathrm{s.t.}", r"\text{s.t.}")
+    if display == "block":
+        text = re.sub(r"\\(min|max|sup|inf)_", r"\\\1\\limits_", text)
     # Alignment without an environment is what Sphinx calls a split formula.
     if "\\\\" in text and "\\begin" not in text:
         text = r"\begin{aligned}" + text + r"\end{aligned}"
@@ -32,7 +35,7 @@ def _block(self, node: nodes.math_block) -> None:
     for part in node.astext().split("\n\n"):
         if part.strip():
             self.body.append(_formula(part, "block"))
-    self.body.append(f'</div><!-- {html.escape(node.astext()).replace("--", "- -")} -->')
+    self.body.append(f"</div><!-- {html.escape(node.astext()).replace('--', '- -')} -->")
     raise nodes.SkipNode
 
 

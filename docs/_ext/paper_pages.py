@@ -41,12 +41,14 @@ def _table(block: Table) -> str:
     return body + note
 
 
-def _block(block: object) -> str:
+def _block(block: object, open_tables: bool = False) -> str:
     match block:
         case Table():
-            if len(block.rows) > 14 or block.folded:
+            if not open_tables and (len(block.rows) > 14 or block.folded):
                 title = escape(block.caption) or "Table"
-                return f"::::{{dropdown}} {title} ({len(block.rows)} rows)\n\n{_table(block)}\n::::\n"
+                return (
+                    f"::::{{dropdown}} {title} ({len(block.rows)} rows)\n\n{_table(block)}\n::::\n"
+                )
             caption = f"**{escape(block.caption)}**\n\n" if block.caption else ""
             return caption + _table(block)
         case Figure():
@@ -73,7 +75,11 @@ def fragment(summary: dict) -> str:
     shown = {k: v for k, v in summary.items() if k not in ("command", "settings")}
     parts = [f"> {escape(summary['headline'])}\n", "```{raw} html\n" + figure_style() + "\n```\n"]
     for section in build(shown).sections:
-        blocks = [text for block in section.blocks if (text := _block(block)).strip()]
+        blocks = [
+            text
+            for block in section.blocks
+            if (text := _block(block, section.key == "reference")).strip()
+        ]
         if blocks and section.key not in ("reproduce", "about"):
             parts += [f"### {escape(section.title)}\n", *blocks]
     settings = ", ".join(

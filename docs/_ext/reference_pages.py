@@ -89,7 +89,11 @@ def constant_comment(module: ModuleType, name: str) -> str:
     if found:
         return " ".join(line.lstrip("# ") for line in found.group(1).strip().split("\n"))
     value = getattr(module, name)
-    return f"A constant: {type(value).__name__} of {len(value)}." if hasattr(value, "__len__") else f"A constant: `{value!r}`."
+    return (
+        f"A constant: {type(value).__name__} of {len(value)}."
+        if hasattr(value, "__len__")
+        else f"A constant: `{value!r}`."
+    )
 
 
 def names_of(module_name: str) -> list[str]:
@@ -144,10 +148,20 @@ def _page(item: Name) -> str:
     lines = [title, "=" * len(title), "", f".. currentmodule:: {item.module}", ""]
     target = item.target
     if isinstance(target, Missing):
-        lines += [f".. class:: {item.name}", "", f"   {item.meaning}", "",
-                  "   The full page needs the optional package in the environment that builds it."]
+        lines += [
+            f".. class:: {item.name}",
+            "",
+            f"   {item.meaning}",
+            "",
+            "   The full page needs the optional package in the environment that builds it.",
+        ]
     elif inspect.isclass(target):
-        lines += [f".. autoclass:: {item.name}", "   :members:", "   :inherited-members: Module, Optimizer, BaseEstimator, int, tuple, Exception, Enum, IntEnum, FutureWarning, ABC, Generic", "   :exclude-members: set_fit_request, set_score_request, set_predict_request, set_transform_request, get_metadata_routing, mro, with_traceback, add_note"]
+        lines += [
+            f".. autoclass:: {item.name}",
+            "   :members:",
+            "   :inherited-members: Module, Optimizer, BaseEstimator, int, tuple, Exception, Enum, IntEnum, FutureWarning, ABC, Generic, dict, Mapping",
+            "   :exclude-members: set_fit_request, set_score_request, set_predict_request, set_transform_request, get_metadata_routing, mro, with_traceback, add_note",
+        ]
         if issubclass(target, enum.Enum):
             lines.append("   :undoc-members:")
     elif inspect.isroutine(target):
@@ -190,7 +204,10 @@ def write(out: Path) -> None:
     rows = [".. list-table::", "   :widths: 40 60", "   :header-rows: 1", "",
             "   * - name", "     - meaning"]  # fmt: skip
     for item in sorted(names, key=lambda item: (item.name.lower(), item.module)):
-        rows += [f"   * - :doc:`{item.dotted} </generated/api/{item.page}>`", f"     - {item.meaning}"]
+        rows += [
+            f"   * - :doc:`{item.dotted} </generated/api/{item.page}>`",
+            f"     - {item.meaning}",
+        ]
     wanted[out / "names.inc"] = "\n".join(rows) + "\n"
     for path, text in wanted.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:

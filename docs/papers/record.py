@@ -1,6 +1,6 @@
 """Run a paper's experiment and keep its summary for this site.
 
-    python docs/papers/record.py rvsm [--quick]
+python docs/papers/record.py rvsm [--quick]
 """
 
 import argparse

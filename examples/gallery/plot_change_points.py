@@ -19,8 +19,11 @@ ruled = SparseSmooth(smoothness=2.0, n_nonzero=150, n_bumps=6, min_length=10).fi
 # %%
 figure, axes = plt.subplots(2, 1, figsize=(8.5, 5), sharex=True)
 for ax, name, est, color in zip(
-    axes, ("150 nonzeros anywhere", "150 nonzeros in at most six bumps"), (free, ruled),
-    ("C1", "C0"), strict=True,
+    axes,
+    ("150 nonzeros anywhere", "150 nonzeros in at most six bumps"),
+    (free, ruled),
+    ("C1", "C0"),
+    strict=True,
 ):
     ax.plot(y, ".", color="0.8", ms=3)
     ax.plot(signal, color="0.35", lw=1, label="planted")

@@ -17,7 +17,7 @@ BUDGET, TRIALS = 6, 2
 above = {"IHT": [], "LocalSearch": []}
 claims = {"IHT": [], "LocalSearch": []}
 for correlation in CORRELATIONS:
-    excess = {name: 0.0 for name in above}
+    excess = dict.fromkeys(above, 0.0)
     for seed in range(TRIALS):
         data = make_sparse_regression(
             80, 40, BUDGET, noise=0.5, correlation=correlation, seed=seed

@@ -2,9 +2,9 @@
 Far more features than samples
 ==============================
 
-A hundred tissues, 2000 genes, two classes: EBIC, which counts how many subsets there were to choose
-from, finds the number of genes that matter; cross-validation, which fits on fewer tissues, does
-not. The certificate says what is known of the choice and what is not.
+A hundred tissues, 2000 genes, two classes: EBIC, which counts how many subsets there were to
+choose from, finds the number of genes that matter; cross-validation, which fits on fewer tissues,
+does not. The certificate says what is known of the choice and what is not.
 
 The data are made as gene expressions are: correlated in blocks, five genes matter.
 """
@@ -48,7 +48,11 @@ axes.set(title="Accuracy of the best genes", xlabel="genes", ylabel="share right
 axes.legend()
 
 # %%
-print("chosen genes:", model.support_.tolist(), "of which matter:",
-      sorted(set(model.support_.tolist()) & set(GENES)))
+print(
+    "chosen genes:",
+    model.support_.tolist(),
+    "of which matter:",
+    sorted(set(model.support_.tolist()) & set(GENES)),
+)
 print("accuracy on new tissues:", round(model.score(X_new, y_new), 3))
 print(model.certificate_)

@@ -26,8 +26,11 @@ print("groups found:", sorted(set(labels[grouped.support_].tolist())))
 
 # %%
 figure, axes = plt.subplots(3, 1, sharex=True, figsize=(7, 4.6))
-rows = (("planted", coef, "0.35"), ("three groups", grouped.coef_, "C0"),
-        ("twelve single features", single.coef_, "C1"))
+rows = (
+    ("planted", coef, "0.35"),
+    ("three groups", grouped.coef_, "C0"),
+    ("twelve single features", single.coef_, "C1"),
+)
 for ax, (title, values, color) in zip(axes, rows, strict=True):
     ax.bar(np.arange(GROUPS * SIZE), values, color=color)
     ax.set_title(title, loc="left", fontsize=11)

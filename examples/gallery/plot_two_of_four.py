@@ -30,10 +30,12 @@ change = (weight - kept) @ inputs.T
 outputs = weight @ inputs.T
 errors = {
     "by magnitude, 2:4": float(change.square().sum() / outputs.square().sum()),
-    "ours, 2:4": float(((weight - pattern.weight) @ inputs.T).square().sum()
-                       / outputs.square().sum()),
-    "ours, any half": float(((weight - free.weight) @ inputs.T).square().sum()
-                            / outputs.square().sum()),
+    "ours, 2:4": float(
+        ((weight - pattern.weight) @ inputs.T).square().sum() / outputs.square().sum()
+    ),
+    "ours, any half": float(
+        ((weight - free.weight) @ inputs.T).square().sum() / outputs.square().sum()
+    ),
 }
 
 # %%
