@@ -72,7 +72,9 @@ def _exists(target: str) -> bool:
 def find_reference(app: Sphinx, env: Any, node: Any, contnode: nodes.Node) -> nodes.Node | None:
     """Find what a short name means; a name that exists nowhere stays a warning."""
     if node.get("refdomain") != "py":
-        return None
+        # Docstrings that estimators inherit refer to pages of scikit-learn's site.
+        inherited = str(node.get("refdoc", "")).startswith("generated/api/")
+        return contnode if inherited and node.get("reftype") == "ref" else None
     domain = env.get_domain("py")
     target = node["reftarget"].lstrip(".~")
     words = target.removesuffix("()")
@@ -111,6 +113,7 @@ def escape_formulas(
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect it all."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.connect("builder-inited", write_pages, priority=100)
     # After numpydoc, whose sections need the lines as they are.
     app.connect("autodoc-process-docstring", escape_formulas, priority=900)

@@ -159,7 +159,7 @@ def _page(item: Name) -> str:
         lines += [
             f".. autoclass:: {item.name}",
             "   :members:",
-            "   :inherited-members: Module, Optimizer, BaseEstimator, int, tuple, Exception, Enum, IntEnum, FutureWarning, ABC, Generic, dict, Mapping",
+            "   :inherited-members: Module, Optimizer, BaseEstimator, int, tuple, Exception, Enum, IntEnum, FutureWarning, ABC, Generic, dict, Mapping, Sequence",
             "   :exclude-members: set_fit_request, set_score_request, set_predict_request, set_transform_request, get_metadata_routing, mro, with_traceback, add_note",
         ]
         if issubclass(target, enum.Enum):
