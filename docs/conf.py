@@ -67,6 +67,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"/plot_",
     "within_subsection_order": "gallery_order.Order",
     "reset_modules": (style_of_figures,),
+    "thumbnail_size": (480, 300),
     "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,

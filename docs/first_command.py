@@ -1,7 +1,9 @@
 """Draw the picture of the README and of the first page from the summary of ``ellzero train``.
 
 ellzero train --json > iris.json
-python docs/first_command.py iris.json docs/_static/first_command.svg
+python docs/first_command.py iris.json
+
+It writes ``docs/_static/first_command.svg`` and keeps the figures in ``docs/first_command.json``.
 """
 
 import json
@@ -48,5 +50,21 @@ def draw(summary, path):
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
+def main():
+    """Keep the figures and draw them."""
+    found = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    kept = ("n_nonzero", "value", "accuracy_test", "claim", "gap", "lower_bound", "selected")
+    small = {
+        "command": "ellzero train --json",
+        "headline": found["headline"],
+        "versions": found["versions"],
+        "dense": {"value": found["dense"]["value"]},
+        "path": [{key: row.get(key) for key in kept} for row in found["path"]],
+    }
+    here = Path(__file__).parent
+    (here / "first_command.json").write_text(json.dumps(small, indent=1) + "\n", encoding="utf-8")
+    draw(small, here / "_static" / "first_command.svg")
+
+
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), sys.argv[2])
+    main()

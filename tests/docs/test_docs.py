@@ -234,6 +234,19 @@ def test_links_and_included_files_exist(path):
         assert (path.parent / target).exists(), target
 
 
+def test_the_first_picture_shows_what_the_first_command_found():
+    found = json.loads((DOCS / "first_command.json").read_text(encoding="utf-8"))
+    assert all(row["claim"] == "optimal" and row["gap"] < 1e-6 for row in found["path"])
+    chosen = next(row for row in found["path"] if row["selected"])
+    said = f"{100 * chosen['accuracy_test']:.1f}"
+    for name in ("README.md", "docs/index.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "_static/first_command.svg" in text
+        assert set(re.findall(r"(\d+\.\d) %", text)) <= {said}
+    assert chosen["n_nonzero"] == 5
+    assert len(found["path"]) == 15
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx_gallery")
