@@ -209,6 +209,12 @@ def write(out: Path) -> None:
             f"     - {item.meaning}",
         ]
     wanted[out / "names.inc"] = "\n".join(rows) + "\n"
+    rows = [".. list-table::", "   :widths: 32 68", ""]
+    for module_name in MODULES:
+        meaning = first_sentence(importlib.import_module(module_name))
+        rows += [f"   * - :doc:`{module_name} </generated/reference/{module_name}>`"]
+        rows += [f"     - {meaning}"]
+    wanted[out / "modules.inc"] = "\n".join(rows) + "\n"
     for path, text in wanted.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
