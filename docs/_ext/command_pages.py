@@ -27,11 +27,7 @@ def page() -> str:
             label = " / ".join(words) if words[0].startswith("-") else words[0].upper()
             text = getattr(param, "help", None) or ""
             default = param.default
-            if (
-                callable(default)
-                or default in (None, False, (), "")
-                or not isinstance(default, (str, int, float))
-            ):
+            if not isinstance(default, (str, int, float)) or default is False:
                 default = ""
             rows.append([label, " ".join(text.split()), default])
         parts.append(table(["option", "meaning", "default"], rows, numbers=[False] * 3))
