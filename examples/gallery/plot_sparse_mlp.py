@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
-from ellzero.nn import HardThresholding, certify, polish, schedules
+from ellzero.nn import HardThresholding, certify, schedules
 
 X, y = load_digits(return_X_y=True)
 X = torch.tensor(X, dtype=torch.float32) / 16
@@ -60,9 +60,8 @@ right.set(xscale="log", title="Test accuracy, %", xlabel="weights kept, %")
 right.invert_xaxis()
 
 # %%
-# The count is exact after training. `polish` goes on to a stationary point of the loss with some
-# ridge, and `certify` proves that it is one.
+# The count is exact after training. That is all that is certified of a network that was trained for
+# a while; `ellzero.nn.polish` goes on to a stationary point, of which more can be proved.
 loader = [(X[train], y[train])]
-polish(model, functional.cross_entropy, loader, n_nonzero=0.05, ridge=1e-3)
-certificate = certify(model, functional.cross_entropy, loader, n_nonzero=0.05, ridge=1e-3)
+certificate = certify(model, functional.cross_entropy, loader, n_nonzero=0.05)
 print(certificate.measures["n_nonzero"], "nonzeros;", certificate.claim.sentence)
