@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import re
 from pathlib import Path
 
 import ellzero.report as report_package
-from ellzero.papers import EXPERIMENTS
+from ellzero.papers import EXPERIMENTS, Experiment
 from ellzero.report.sections import build
 from ellzero.report.view import Bullets, Code, Facts, Figure, Paragraph, Table
 
@@ -91,19 +93,45 @@ def fragment(summary: dict) -> str:
     return "\n".join(parts)
 
 
+def numbers(name: str) -> str:
+    """Return our numbers of an experiment, or what makes them."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"No run is kept here yet; `ellzero reproduce {name}` shows the numbers.\n"
+    summary = json.loads(path.read_text("utf-8"))
+    return (
+        f"These numbers come from one run of `{summary['command']}`, kept in "
+        f"`docs/papers/results/{name}.json`.\n\n{fragment(summary)}"
+    )
+
+
+def plain_page(experiment: Experiment) -> str:
+    """Return a page for an experiment that nobody wrote one for, from its module."""
+    doc = inspect.getdoc(importlib.import_module(experiment.module)) or ""
+    words = escape(doc.split("References")[0]).replace("``", "`")
+    return (
+        f"# {escape(experiment.title)}\n\n{escape(experiment.paper)}\n\n{words}\n\n"
+        f"```sh\nellzero reproduce {experiment.name} --out {experiment.name}\n```\n\n"
+        f"## Our numbers\n\n{numbers(experiment.name)}"
+    )
+
+
 def write(out: Path) -> None:
-    """Write a fragment for every experiment that has a committed run."""
+    """Write the numbers of every experiment, the pages that are missing, and the list of pages."""
     folder = out / "papers"
     folder.mkdir(parents=True, exist_ok=True)
+    wanted, names = {}, []
     for experiment in EXPERIMENTS:
-        if not (RESULTS / f"{experiment.name}.json").exists():
-            continue  # a test says which is missing
-        summary = json.loads((RESULTS / f"{experiment.name}.json").read_text("utf-8"))
-        quick = " --quick" if summary["settings"].get("quick") else ""
-        text = (
-            f"These numbers come from one run of `ellzero reproduce {experiment.name}{quick}`, kept in "
-            f"`docs/papers/results/{experiment.name}.json`.\n\n{fragment(summary)}"
-        )
-        path = folder / f"{experiment.name}.inc"
+        wanted[folder / f"{experiment.name}.inc"] = numbers(experiment.name)
+        if (DOCS / "papers" / f"{experiment.name}.md").exists():
+            names.append(experiment.name)
+        else:
+            wanted[folder / f"{experiment.name}.md"] = plain_page(experiment)
+            names.append(f"/generated/papers/{experiment.name}")
+    wanted[out / "papers.inc"] = "```{toctree}\n" + "\n".join(names) + "\n```\n"
+    for path, text in wanted.items():
         if not path.exists() or path.read_text("utf-8") != text:
             path.write_text(text, encoding="utf-8")
+    for path in folder.iterdir():
+        if path not in wanted:
+            path.unlink()

@@ -60,8 +60,8 @@ right.set(xscale="log", title="Test accuracy, %", xlabel="weights kept, %")
 right.invert_xaxis()
 
 # %%
-# The count is exact after training. That is all that is certified of a network that was trained for
-# a while; `ellzero.nn.polish` goes on to a stationary point, of which more can be proved.
+# The count is exact after training. That is all that is certified of a network that was trained
+# for a while; `ellzero.nn.polish` goes on to a stationary point, of which more can be proved.
 loader = [(X[train], y[train])]
 certificate = certify(model, functional.cross_entropy, loader, n_nonzero=0.05)
 print(certificate.measures["n_nonzero"], "nonzeros;", certificate.claim.sentence)
