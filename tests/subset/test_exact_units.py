@@ -1,0 +1,163 @@
+"""Proofs with groups, several targets and bounds, against enumeration of every support."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import lsq_linear
+
+from ellzero.certificates import SquaresProblem, check_tree
+from ellzero.core.result import Status
+from ellzero.errors import IncompatibleError, InvalidParameterError
+from ellzero.kernels import branch_units
+from ellzero.subset.exact import prove
+from ellzero.subset.gram import gram_of
+
+KINDS = ("groups", "targets", "groups and targets", "nonnegative", "box")
+
+
+def least_on(X, Y, weight, ridge, support, low, high):
+    """Return the least objective on a support, by factorizations of the data."""
+    total = weight.sum()
+    root = np.sqrt(weight)[:, None]
+    A = np.vstack([root * X[:, support], np.diag(np.sqrt(total * ridge[support]))])
+    B = np.vstack([root * Y, np.zeros((len(support), Y.shape[1]))])
+    if not support:
+        return float((B**2).sum()) / (2 * total)
+    size = np.linalg.norm(A, axis=0)
+    size[size == 0] = 1.0
+    if low is None:
+        b = np.linalg.lstsq(A / size, B, rcond=1e-10)[0]
+        return float(((B - A / size @ b) ** 2).sum()) / (2 * total)
+    span = (low[support] * size, high[support] * size)
+    out = lsq_linear(A / size, B[:, 0], span, method="bvls", tol=1e-14)
+    return float(out.cost) / total
+
+
+def least_of_all(case):
+    """Return the smallest objective by trying every support."""
+    units, k = case["units"], case["budget"]
+    must = set(units[list(case["always"])].tolist())
+    barred = set(units[list(case["forbidden"])].tolist())
+    free = [u for u in np.unique(units).tolist() if u not in must and u not in barred]
+    best = math.inf
+    for chosen in itertools.combinations(free, min(k - len(must), len(free))):
+        support = np.flatnonzero(np.isin(units, [*must, *chosen])).tolist()
+        best = min(
+            best,
+            least_on(
+                case["X"], case["Y"], case["weight"], case["ridge"], support, case["low"],
+                case["high"],
+            ),
+        )  # fmt: skip
+    return best
+
+
+def small_case(seed, kind):
+    """Return data and settings of a random small problem, some of them nasty."""
+    rng = np.random.default_rng(seed)
+    p, n = int(rng.integers(2, 9)), int(rng.integers(4, 24))
+    X = rng.standard_normal((n, p)) @ (
+        np.eye(p) + rng.choice([0, 1]) * rng.standard_normal((p, p))
+    )
+    if rng.random() < 0.15:
+        X[:, rng.integers(p)] = 1.5
+    if rng.random() < 0.15:
+        X[:, rng.integers(p)] = X[:, rng.integers(p)]
+    X = X * np.exp(rng.normal(0, 1, p))
+    m = int(rng.integers(2, 4)) if "targets" in kind else 1
+    Y = X @ rng.integers(-1, 2, (p, m)) + rng.choice([0.1, 3]) * rng.standard_normal((n, m))
+    weight = rng.uniform(0.2, 2.0, n) if rng.random() < 0.4 else np.ones(n)
+    units = rng.integers(0, max(2, p // 2 + 1), p) if "groups" in kind else np.arange(p)
+    names = rng.permutation(np.unique(units))
+    k = int(rng.integers(0, names.size + 1))
+    always, forbidden = [], []
+    if rng.random() < 0.4 and names.size > 2 and k > 0:
+        always = np.flatnonzero(units == names[0])[:1].tolist()
+        forbidden = np.flatnonzero(units == names[1])[:1].tolist()
+    low = high = None
+    if kind == "nonnegative":
+        low, high = np.zeros(p), np.full(p, np.inf)
+    elif kind == "box":
+        low, high = -rng.exponential(0.5, p), rng.exponential(0.5, p)
+        low[rng.random(p) < 0.3], high[rng.random(p) < 0.3] = -np.inf, np.inf
+    ridge = np.full(p, rng.choice([0.0, 0.0, 1e-3, 0.2]))
+    if rng.random() < 0.3:
+        ridge = ridge * rng.uniform(0.5, 2.0, p)
+    X, Y = X - weight @ X / weight.sum(), Y - weight @ Y / weight.sum()
+    X[:, np.abs(X).max(0) < 1e-12] = 0.0
+    return {
+        "X": X, "Y": Y, "weight": weight, "units": units, "budget": k, "always": always,
+        "forbidden": forbidden, "low": low, "high": high, "ridge": ridge,
+        "grouped": "groups" in kind,
+    }  # fmt: skip
+
+
+def run(case, **limits):
+    gram = gram_of(case["X"], case["Y"], sample_weight=case["weight"], fit_intercept=False)
+    return prove(
+        gram, case["budget"], ridge=case["ridge"], always=case["always"],
+        forbidden=case["forbidden"], groups=case["units"] if case["grouped"] else None,
+        lower=case["low"], upper=case["high"], **limits,
+    )  # fmt: skip
+
+
+def squares(case):
+    """Return the problem of a checker, from the data alone."""
+    X, Y, w = case["X"], case["Y"], case["weight"]
+    total = w.sum()
+    units = case["units"]
+    firsts = [int(np.flatnonzero(units == units[j])[0]) for j in case["always"]]
+    matrix = X.T @ (w[:, None] * X)
+    useless = np.flatnonzero(matrix.diagonal() <= 1e-13)
+    matrix = matrix + np.diag(total * case["ridge"])
+    linear = X.T @ (w[:, None] * Y)
+    plain = Y.shape[1] == 1
+    return SquaresProblem(
+        matrix, linear[:, 0] if plain else linear, float((w[:, None] * Y**2).sum()),
+        case["budget"], always=tuple(firsts), forbidden=tuple(case["forbidden"]),
+        useless=tuple(useless.tolist()), least=0.0, units=units if case["grouped"] else None,
+        lower=case["low"], upper=case["high"],
+    )  # fmt: skip
+
+
+def check(seed, kind, limit):
+    case = small_case(seed, kind)
+    result = run(case, max_nodes=limit)
+    best = least_of_all(case)
+    energy = float((case["weight"][:, None] * case["Y"] ** 2).sum()) / (2 * case["weight"].sum())
+    slack = 1e-10 * energy
+    value, bound = result.subset.value, result.lower_bound
+    assert bound <= best + slack, (seed, kind)
+    assert best <= value + slack, (seed, kind)
+    support = result.subset.support.tolist()
+    assert len(set(case["units"][support].tolist())) <= case["budget"]
+    assert not set(case["units"][support].tolist()) & set(
+        case["units"][case["forbidden"]].tolist()
+    )
+    if case["low"] is not None:
+        coef = result.subset.coef[:, 0]
+        assert (coef >= case["low"][support]).all()
+        assert (coef <= case["high"][support]).all()
+    value_again = least_on(
+        case["X"], case["Y"], case["weight"], case["ridge"], support, case["low"], case["high"]
+    )
+    assert value_again == pytest.approx(value, rel=1e-7, abs=slack), (seed, kind)
+    checked = check_tree(squares(case), result.proof)
+    assert checked.reason is None, (seed, kind)
+    proven = checked.lower_bound / (2 * case["weight"].sum())
+    assert proven <= best + slack, (seed, kind)
+    if result.status is Status.CONVERGED:
+        assert value == pytest.approx(best, rel=1e-6, abs=slack), (seed, kind)
+        assert bound == pytest.approx(value, rel=1.01e-6, abs=slack), (seed, kind)
+        assert proven == pytest.approx(value, rel=1.1e-6, abs=slack), (seed, kind)
+    return result.status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_hold_and_proofs_are_right(kind):
+    limits = (0, 4, 500, 500)
+    statuses = [check(seed, kind, limits[seed % 4]) for seed in range(200)]
+    assert statuses.count(Status.CONVERGED) > 170
