@@ -282,6 +282,7 @@ def relax_units(
     level: float,
     rounds: int,
     sweeps: int,
+    patience: float,
     theta: Any,
     v: Any,
     gains: Any,
@@ -303,6 +304,8 @@ def relax_units(
         Bound that is enough.
     rounds, sweeps : int
         Most edges, and most sweeps at each.
+    patience : float
+        Share of what is missing to `level` that one of two edges has to gain.
     theta, v : array of shape (p, m)
         Start; the base point of the bound and its residual on return.
     gains, top : array
@@ -348,7 +351,8 @@ def relax_units(
         bound = bound_units(
             c, d, offsets, energy, state, room, low, high, point, slope, wrong, gains, top
         )
-        stalls = 0 if bound > best + 1e-8 * energy else stalls + 1
+        enough = max(1e-8 * energy, patience * (level - best))
+        stalls = 0 if bound > best + enough else stalls + 1
         if bound > best:
             best = bound
             error = wrong
@@ -357,7 +361,7 @@ def relax_units(
                 for o in range(m):
                     theta[j, o] = point[j, o]
                     v[j, o] = slope[j, o]
-        if best >= level or stalls > 4:
+        if best >= level or stalls > (1 if patience > 0.0 else 4):
             break
         if shares > room:
             below = edge

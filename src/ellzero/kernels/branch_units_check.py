@@ -149,13 +149,15 @@ def least_within(
     Returns
     -------
     float
-        The bound, less what rounding can do; minus infinity where the columns are dependent.
+        The bound, less what rounding can do; minus infinity where the columns are dependent and
+        some bound is infinite.
     """
     rows = np.flatnonzero(state >= 0)
     k = rows.size
     if k == 0:
         return energy
     factor = np.zeros((k, k))
+    dependent = False
     for i in range(k):
         for j in range(i + 1):
             s = h[rows[i], rows[j]]
@@ -166,7 +168,8 @@ def least_within(
             elif s > UNSURE:
                 factor[i, i] = np.sqrt(s)
             else:
-                return -np.inf
+                dependent = True
+                factor[i, i] = 1.0
     # The Frobenius norm of the inverse bounds its largest eigenvalue; half of it is for rounding.
     inverse = np.zeros((k, k))
     for i in range(k):
@@ -176,7 +179,8 @@ def least_within(
             for t in range(j, i):
                 s -= factor[i, t] * inverse[t, j]
             inverse[i, j] = s / factor[i, i]
-    curvature = 0.5 / max(np.sum(inverse * inverse), 1.0)
+    # Without curvature the tangent alone bounds a box.
+    curvature = 0.0 if dependent else 0.5 / max(np.sum(inverse * inverse), 1.0)
     value = energy
     size = energy
     for i in range(k):
@@ -193,7 +197,12 @@ def least_within(
         least = 0.0
         for side in range(2):
             g = 2.0 * (slope + (error if side else -error))
-            t = min(max(-g / (2.0 * curvature), low[rows[i]] - x), high[rows[i]] - x)
+            t = -np.inf if g > 0.0 else np.inf
+            if curvature > 0.0:
+                t = -g / (2.0 * curvature)
+            t = min(max(t, low[rows[i]] - x), high[rows[i]] - x)
+            if np.isinf(t):
+                return -np.inf
             least = min(least, t * (g + curvature * t))
         value += least
     return value - 16.0 * EPS * (k + 4) * size

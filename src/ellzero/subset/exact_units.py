@@ -26,6 +26,8 @@ SCARCE, THRESHOLDS = 0.02, (1.5, 2.0, 2.5, 3.0)
 FLOOR = 0.5
 # What the better side of a split counts against the worse.
 LEAN = 0.6
+# Edges, sweeps at each, and the share of what is missing that they must gain: at the root, later.
+FIRST, LATER = (30, 60, 0.0), (12, 12, 0.03)
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -394,17 +396,20 @@ class UnitTree:
         room = problem.budget - int(problem.inside.sum())
         return _Box(problem.inside.copy(), room, np.zeros_like(problem.c), 0.0, -1, -1)
 
-    def _relax(self, box: _Box, model: Model) -> tuple[float, float, Floats, Floats, Floats]:
+    def _relax(
+        self, box: _Box, model: Model
+    ) -> tuple[float, float, Floats, Floats, Floats]:
         """Return bound, edge, residual, gains and largest gains; the box gets the base point."""
         from ellzero.kernels.branch_units import relax_units
 
         problem = self.problem
         v, gains = np.empty_like(problem.c), np.empty(problem.n_units)
         top = np.empty(box.room + 1)
+        effort = LATER if self.made else FIRST
         bound, edge, _ = relax_units(
             model.matrix, problem.c, model.weights, problem.offsets, problem.energy, box.state,
             box.room, problem.low, problem.high, problem.bounded, box.edge,
-            self.level + problem.slack, 30, 60, box.theta, v, gains, top,
+            self.level + problem.slack, *effort, box.theta, v, gains, top,
         )  # fmt: skip
         self.count["relaxations"] += 1
         return float(bound), float(edge), v, gains, top
@@ -584,10 +589,16 @@ class UnitTree:
         if not at.size:
             return value
         curvature = float(np.linalg.eigvalsh(block)[0])
-        if curvature < SPANNED:
-            # The least value without bounds is not above the one within them.
-            free = np.linalg.lstsq(block, target, rcond=1e-12)[0]
-            return problem.energy - float(free @ (2 * target - block @ free))
         slope = 2.0 * (block @ x - target)
-        step = np.clip(-slope / curvature, problem.low[at] - x, problem.high[at] - x)
-        return value + float((step * (slope + 0.5 * curvature * step)).clip(max=0.0).sum())
+        low, high = problem.low[at] - x, problem.high[at] - x
+        if curvature >= SPANNED:
+            step = np.clip(-slope / curvature, low, high)
+            return value + float((step * (slope + 0.5 * curvature * step)).clip(max=0.0).sum())
+        # What is spanned by others has no curvature: the tangent alone bounds a box.
+        rounding = 4e-16 * (at.size + 4) * (np.abs(target) + np.abs(block) @ np.abs(x))
+        least = np.minimum(low * (slope + 2 * rounding), high * (slope - 2 * rounding))
+        tangent = value + float(least.clip(max=0.0).sum())
+        # The least value without bounds is not above the one within them.
+        free = np.linalg.lstsq(block, target, rcond=1e-12)[0]
+        loose = problem.energy - float(free @ (2 * target - block @ free))
+        return max(tangent, loose)
