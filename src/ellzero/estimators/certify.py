@@ -12,6 +12,14 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
+from ellzero.certificates.score_exchanges import (
+    AbstractScoreLoss,
+    HuberLoss,
+    ScalarLoss,
+    ScoreModel,
+    SoftmaxLoss,
+    check_score_exchanges,
+)
 from ellzero.certificates.tree import SquaresProblem, check_tree
 from ellzero.core.problem import Problem
 from ellzero.core.result import Certificate, Check, Claim, Measure
@@ -238,14 +246,14 @@ def _gap_checks(
 
 
 def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
-    """Return the sums of squares and products that least squares of one target minimizes."""
+    """Return the sums of squares and products that least squares minimizes."""
     n, p = job.X.shape
     weight = np.ones(n) if job.weight is None else job.weight
     total = float(weight.sum())
     mean, squares = column_moments(job.X, weight, center=job.fit_intercept)
-    target = np.asarray(job.y, dtype=np.float64)[:, 0]
+    target = np.asarray(job.y, dtype=np.float64)
     if job.fit_intercept:
-        target = target - np.average(target, weights=weight)
+        target = target - np.average(target, axis=0, weights=weight)
     if hasattr(job.X, "tocsc"):
         scaled = job.X.multiply(weight[:, None]).tocsc()
         matrix = np.asarray((job.X.T @ scaled).todense()) - total * np.outer(mean, mean)
@@ -255,18 +263,21 @@ def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
         for i in range(0, n, step):
             rows = inputs.to_numpy(job.X[i : i + step]).astype(np.float64) - mean
             matrix += rows.T @ (weight[i : i + step, None] * rows)
-    linear = transpose_product(job.X, (weight * target)[:, None], mean)[:, 0]
+    linear = transpose_product(job.X, weight[:, None] * target, mean)
     dead = np.flatnonzero(squares <= 1e-12 * (squares + total * mean**2))
     matrix[np.diag_indices(p)] += total * lam
     return SquaresProblem(
         matrix,
-        linear,
-        float(weight @ target**2),
+        linear[:, 0] if linear.shape[1] == 1 else linear,
+        float((weight @ target**2).sum()),
         budget,
         always=tuple(job.shape.always.tolist()),
         forbidden=tuple(job.shape.forbidden.tolist()),
         useless=tuple(dead.tolist()),
         least=0.0,
+        units=job.shape.groups,
+        lower=job.shape.lower,
+        upper=job.shape.upper,
     )
 
 
@@ -518,10 +529,6 @@ def _gradient_checks(
         max(tol * abs(value), rounding),
         Claim.STATIONARY,
     )
-    found.assumptions.append(
-        "Exchanges are not checked: for this loss they have no closed form; `certify='full'` "
-        "minimizes on each."
-    )
     slopes = -transpose_product(job.X, weight[:, None] * slope, np.zeros(job.X.shape[1]))
     steepest = CURVATURE.get(job.loss)
     if steepest is None:
@@ -533,7 +540,70 @@ def _gradient_checks(
     else:
         squares = steepest * column_moments(job.X, weight, center=False)[1]
     _stability(job, subset, budget, slopes, squares, lam, found)
+    _score_exchanges(job, subset, budget, lam, value, max(tol * abs(value), rounding), found)
     return value
+
+
+def _score_exchanges(
+    job: Job,
+    subset: Subset,
+    budget: int,
+    lam: Floats,
+    value: float,
+    slack: float,
+    found: _Findings,
+) -> None:
+    """Check exchanges of features for a loss of scores, where they can be bounded."""
+    shape, S = job.shape, subset.support
+    if shape.grouped or shape.bounded:
+        what = "groups" if shape.grouped else "bounds on coefficients"
+        found.assumptions.append(
+            f"Exchanges are not checked: for this loss they are not priced with {what}."
+        )
+        return
+    if found.claim() is not Claim.STATIONARY:
+        # Where the model is not even the minimizer on its support, exchanges prove nothing.
+        return
+    n = job.X.shape[0]
+    weight = np.full(n, 1.0 / n) if job.weight is None else job.weight / job.weight.sum()
+    coef, shift = subset.coef, subset.intercept if job.fit_intercept else None
+    loss: AbstractScoreLoss
+    if job.loss == "softmax":
+        loss = SoftmaxLoss(np.asarray(job.y), job.n_classes)
+        coef = coef @ loss.basis
+        shift = None if shift is None else shift @ loss.basis
+    elif job.loss == "huber":
+        loss = HuberLoss(np.asarray(job.y, dtype=np.float64), float(job.options["delta"]))
+    else:
+        loss = ScalarLoss(job.loss, np.asarray(job.y, dtype=np.float64))
+    outside = np.setdiff1d(np.arange(job.X.shape[1]), np.union1d(S, shape.forbidden))
+
+    def columns(index: Any) -> Floats:
+        part = inputs.to_numpy(inputs.take_columns(job.X, index))
+        part = part.toarray() if hasattr(part, "toarray") else part
+        return np.asarray(part, dtype=np.float64)
+
+    stays, short = np.isin(S, shape.always), S.size < budget
+    model = ScoreModel(
+        loss, columns, weight, S, coef, shift, lam, stays, outside, short
+    )  # fmt: skip
+    known = check_score_exchanges(model, value, slack)
+    if known.reason is not None:
+        found.assumptions.append(f"Exchanges are not checked: {known.reason}.")
+        return
+    found.measures |= {"swaps_checked": known.n_checked, "swaps_solved": known.n_solved}
+    if known.n_open:
+        found.assumptions.append(
+            f"Exchanges are not checked to the end: of {known.n_checked}, {known.n_open} are "
+            "neither excluded by a bound nor known to help; `certify='full'` minimizes on each."
+        )
+        return
+    name = "decrease by the best exchange of one feature"
+    name = "decrease by the best further feature" if short else name
+    found.check(name, known.best_decrease, slack, Claim.COORDINATEWISE)
+    found.assumptions.append(
+        "Exchanges are excluded by bounds on the curvature; those that are left were minimized."
+    )
 
 
 def _stability(
