@@ -1,6 +1,7 @@
 """Lower bounds of estimators: rechecked, stored in model files, refused when altered."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -40,6 +41,55 @@ def test_the_bound_is_rechecked_and_reaches_the_optimum(more):
     # Weights and units of the ridge are those of the search.
     weighted = L0Regressor(4, solver="exact", ridge=0.1).fit(X, y, sample_weight=weight)
     assert weighted.certificate_.claim is Claim.OPTIMAL
+
+
+def least_of_groups(X, y, units, k, ridge, weight):
+    """Return the least objective over k groups of columns, by lstsq; ridge in unit variance."""
+    w = weight / weight.sum()
+    C, t = X - w @ X, y - w @ y
+    lam = ridge * (w @ C**2)
+    best = np.inf
+    for chosen in itertools.combinations(np.unique(units), k):
+        S = np.flatnonzero(np.isin(units, chosen))
+        A = np.vstack([np.sqrt(w)[:, None] * C[:, S], np.diag(np.sqrt(lam[S]))])
+        target = np.append(np.sqrt(w) * t, np.zeros(len(S)))
+        b = np.linalg.lstsq(A, target, rcond=None)[0]
+        best = min(best, float(((target - A @ b) ** 2).sum()) / 2)
+    return best
+
+
+@pytest.mark.parametrize("kind", ["groups", "bounds", "targets", "categories"])
+def test_every_shape_of_least_squares_is_proven_with_weights_and_ridge(kind):
+    X, y, weight = data(3)
+    more, target = {}, y
+    if kind == "groups":
+        more["groups"] = np.arange(14) // 3
+    elif kind == "bounds":
+        more |= {"lower": -0.5, "upper": 0.9}
+    elif kind == "targets":
+        target = np.column_stack([y, X[:, 7] + 0.3 * y])
+    elif kind == "categories":
+        pd = pytest.importorskip("pandas")
+        city = pd.Categorical(np.array(["a", "b", "c"])[np.arange(60) % 3])
+        table = pd.DataFrame(X[:, :6], columns=list("uvwxyz")).assign(city=city)
+    fit_on = table if kind == "categories" else X
+    model = L0Regressor(2, solver="exact", ridge=0.05, **more)
+    model.fit(fit_on, target, sample_weight=weight)
+    certificate = model.certificate_
+    assert certificate.claim is Claim.OPTIMAL
+    assert RECHECKED in certificate.assumptions
+    if kind == "groups":
+        best = least_of_groups(X, y, more["groups"], 2, 0.05, weight)
+        assert model.result_.value == pytest.approx(best, rel=1e-9)
+        assert model.lower_bound_ == pytest.approx(best, rel=1e-6)
+    # The evidence alone gives the same again.
+    again, _ = model.certify_model(
+        fit_on, target, model.coef_, model.intercept_, weight, proof=model.result_.proof
+    )
+    assert (again.claim, again.lower_bound) == (Claim.OPTIMAL, model.lower_bound_)
+    # Without being asked, a small table is proven as well.
+    quick = L0Regressor(2, ridge=0.05, **more).fit(fit_on, target, sample_weight=weight)
+    assert quick.certificate_.claim is Claim.OPTIMAL
 
 
 def test_given_evidence_is_checked_in_place_of_a_search():

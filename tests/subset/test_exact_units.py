@@ -171,3 +171,136 @@ def test_bounds_hold_and_proofs_are_right(kind):
 def test_bounds_hold_on_two_thousand_problems(kind):
     for seed in range(1000, 3000):
         check(seed, kind, (0, 4, 500, 500)[seed % 4])
+
+
+def planted(seed=0, n=120, p=40, k=4, m=1, noise=2.0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, p))
+    X[:, 1:] = 0.5 * X[:, :-1] + X[:, 1:]
+    Y = X[:, np.linspace(0, p - 1, k).astype(int)].sum(1)[:, None] + np.zeros((1, m))
+    return X, Y + noise * rng.standard_normal((n, m))
+
+
+def test_one_target_without_shape_is_the_same_either_way():
+    # A feature bounded far away, a group of one, a target that is zero: nothing changes.
+    X, Y = planted()
+    gram = gram_of(X, Y)
+    plain = prove(gram, 4, ridge=0.01)
+    others = [
+        prove(gram, 4, ridge=0.01, lower=-1e6),
+        prove(gram, 4, ridge=0.01, groups=np.arange(40)[::-1]),
+        prove(gram_of(X, np.column_stack([Y, np.zeros(120)])), 4, ridge=0.01),
+    ]
+    for other in others:
+        assert other.status is Status.CONVERGED
+        assert other.subset.support.tolist() == plain.subset.support.tolist()
+        assert other.subset.value == pytest.approx(plain.subset.value, rel=1e-9)
+        assert other.n_nodes < 40
+
+
+def test_work_stays_small():
+    X, Y = planted(m=3)
+    assert prove(gram_of(X, Y), 4, ridge=0.01).n_nodes < 20
+    X, Y = planted()
+    grouped = prove(gram_of(X, Y), 3, ridge=0.01, groups=np.arange(40) // 4)
+    assert grouped.status is Status.CONVERGED
+    assert grouped.n_nodes < 60
+    held = prove(gram_of(X, Y), 4, ridge=0.01, lower=0.0)
+    assert held.status is Status.CONVERGED
+    assert held.n_nodes < 40
+
+
+def test_stopped_runs_state_a_true_and_rising_bound():
+    X, Y = planted(n=60, k=6, noise=6.0)
+    gram, groups = gram_of(X, Y), np.arange(40) // 2
+    best = prove(gram, 5, ridge=0.001, groups=groups)
+    assert best.status is Status.CONVERGED
+    bounds = []
+    for limit in (0, 20, 60):
+        result = prove(gram, 5, ridge=0.001, groups=groups, max_nodes=limit)
+        assert result.status is Status.MAX_ITER
+        assert result.lower_bound <= best.subset.value
+        bounds.append(result.lower_bound)
+    assert bounds == sorted(bounds)
+    assert bounds[0] < bounds[-1]
+    stopped = prove(gram, 5, ridge=0.001, groups=groups, time_limit=0.0)
+    assert stopped.status is Status.TIME_LIMIT
+    assert stopped.lower_bound <= best.subset.value
+    seen = []
+    run_ = prove(gram, 5, ridge=0.001, groups=groups, callback=seen.append)
+    assert run_.subset.value == best.subset.value
+    assert [p.n_nodes for p in seen] == sorted(p.n_nodes for p in seen)
+
+
+def test_a_vacuous_bound_is_zero_and_no_proof():
+    # More columns than samples, no ridge, room for three: nothing has curvature to give.
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((8, 30)), rng.standard_normal(8)
+    result = prove(gram_of(X, y), 4, lower=0.0, max_nodes=50)
+    assert result.status is Status.MAX_ITER
+    assert result.lower_bound == 0.0
+    assert result.gap == 1.0
+
+
+def test_altered_evidence_proves_less_or_nothing():
+    case = next(
+        c for c in (small_case(s, "groups") for s in range(50))
+        if 1 < c["budget"] < np.unique(c["units"]).size and c["ridge"][0] > 0 and not c["always"]
+    )  # fmt: skip
+    proof = run(case).proof
+    whole = check_tree(squares(case), proof).lower_bound
+    half = check_tree(squares(case), dataclasses.replace(proof, values=0.5 * proof.values))
+    assert half.lower_bound <= whole * (1 + 1e-12)
+    broken = dataclasses.replace(proof, weights=2.0 * proof.weights)
+    assert check_tree(squares(case), broken).lower_bound <= whole * (1 + 1e-12)
+    for wrong in (
+        dataclasses.replace(proof, features=proof.features[:-1]),
+        dataclasses.replace(proof, weight_ends=proof.weight_ends + 1),
+        dataclasses.replace(proof, places=proof.places + 10_000),
+    ):
+        refused = check_tree(squares(case), wrong)
+        assert refused.lower_bound == -math.inf
+        assert refused.reason is not None
+
+
+def test_the_search_for_two_is_exact():
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((30, 12)), rng.standard_normal((30, 2))
+    H, C = X.T @ X, X.T @ Y
+    size = np.sqrt(H.diagonal())
+    h, c = H / size / size[:, None], C / size[:, None]
+    offsets = np.array([0, 2, 3, 6, 8, 12])
+    state = np.array([1, 0, 0, -1, 0], np.int8)
+    found = np.empty(2, np.int64)
+    energy = float((Y**2).sum())
+    value = branch_units.least_of_units(h, c, offsets, energy, state, 2, found)
+    values = {}
+    for pair in itertools.combinations((1, 2, 4), 2):
+        S = np.concatenate([np.arange(offsets[u], offsets[u + 1]) for u in (0, *pair)])
+        b = np.linalg.lstsq(X[:, S], Y, rcond=None)[0]
+        values[pair] = float(((Y - X[:, S] @ b) ** 2).sum())
+    assert value == pytest.approx(min(values.values()), rel=1e-10)
+    assert tuple(sorted(found.tolist())) == min(values, key=values.get)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"budget": 3, "groups": [0, 0, 1, 1, 1]}, InvalidParameterError,
+         "`budget` must be an integer between 0 and 2, the number of groups, got 3."),
+        ({"groups": [0, 0, 1, 1, 1], "always": [0], "forbidden": [1]}, InvalidParameterError,
+         "`always` and `forbidden` must not share groups, got [0] in both."),
+        ({"budget": 1, "groups": [0, 0, 1, 1, 2], "always": [0, 4]}, InvalidParameterError,
+         "`always` must name at most `budget=1` groups, got 2.\nhint: Raise `budget`."),
+        ({"groups": [0, 0, 1, 1, 2], "lower": 0.0}, IncompatibleError,
+         "Bounds on coefficients cannot be combined with `groups`.\nhint: Drop one of them."),
+        ({"lower": 1.0}, InvalidParameterError,
+         "`lower` must be at most 0, got 1.\nhint: A coefficient off the support is 0, which must "
+         "lie within the bounds."),
+    ],
+)  # fmt: skip
+def test_messages(settings, kind, message):
+    gram = gram_of(np.eye(7)[:, :5], np.arange(7.0))
+    with pytest.raises(kind) as caught:
+        prove(gram, **({"budget": 2} | settings))
+    assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""Exchanges of one feature for losses of linear scores: bounds for all, minima for what is left."""
+"""Exchanges of one feature for losses of linear scores: bounds first, minima for the rest."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Bools = NDArray[np.bool_]
 # Numbers of X that are looked at together.
 CHUNK = 2**21
 # Multiplications beyond which the check is left out, and minimizations within it.
-WORK, SOLVES = 4e9, 500
-# Newton steps of one minimization.
-STEPS = 50
+WORK, SOLVES = 1e9, 500
+# Newton steps of one minimization, and steps of many together with one Hessian.
+STEPS, CHORDS = 50, 3
 # Share of a column that must lie outside the span of the support.
 COLLINEAR = 1e-9
 
@@ -34,15 +34,19 @@ class AbstractScoreLoss(ABC):
     stretch: float
     """Bound on the square of what third derivatives see of a change of scores of length one."""
     margins: tuple[float, ...] = (0.0,)
-    """Changes of scores within which curvature is counted; 0 for losses that are curved all over."""
+    """Changes of scores within which curvature counts; 0 for losses that are curved all over."""
 
     @abstractmethod
     def values(self, scores: Floats) -> Floats:
-        """Return the losses, (n_samples,), of scores (n_samples, m)."""
+        """Return the losses, (..., n_samples), of scores (..., n_samples, m)."""
 
     @abstractmethod
-    def derivatives(self, scores: Floats, margin: float) -> tuple[Floats, Floats]:
-        """Return gradients (n_samples, m) and Hessians (n_samples, m, m)."""
+    def slopes(self, scores: Floats) -> Floats:
+        """Return the gradients, (..., n_samples, m)."""
+
+    @abstractmethod
+    def curvatures(self, scores: Floats, margin: float) -> Floats:
+        """Return the Hessians, (n_samples, m, m), of scores (n_samples, m)."""
 
     def drop(self, decrement: Floats, reach: Floats, margin: float) -> Floats:
         r"""Return the most that the function can fall below a point.
@@ -65,6 +69,14 @@ class AbstractScoreLoss(ABC):
         share = np.where(x > 1e-4, fall / np.square(safe), 0.5 + inside / 6 + np.square(inside))
         return np.where(x < 1, decrement * share, np.inf)
 
+    def drop_after(self, decrement: Floats, reach: Floats, moved: Floats, margin: float) -> Floats:
+        """Return the same for a gradient elsewhere, where scores have `moved` from the Hessian."""
+        # Curvature changes by at most the exponential of the change of a score.
+        with np.errstate(over="ignore", invalid="ignore"):
+            grown: Floats = np.exp(np.minimum(moved, 50.0))
+            dropped: Floats = self.drop(grown * decrement, grown * reach, margin)
+        return dropped
+
 
 @final
 class ScalarLoss(AbstractScoreLoss):
@@ -86,18 +98,26 @@ class ScalarLoss(AbstractScoreLoss):
 
     @override
     def values(self, scores: Floats) -> Floats:
-        u, y = scores[:, 0], self._y
+        u, y = scores[..., 0], self._y
         if self._name == "logistic":
             return np.logaddexp(0.0, np.where(y > 0, -u, u))
         with np.errstate(over="ignore"):
             return np.asarray(np.exp(u) - y * u - y + special.xlogy(y, y))
 
-    @override
-    def derivatives(self, scores: Floats, margin: float) -> tuple[Floats, Floats]:
+    def _mean(self, scores: Floats) -> Floats:
         with np.errstate(over="ignore"):
-            mean = special.expit(scores) if self._name == "logistic" else np.exp(scores)
-        curvature = mean * (1 - mean) if self._name == "logistic" else mean
-        return mean - self._y[:, None], curvature[:, :, None]
+            return np.asarray(
+                special.expit(scores) if self._name == "logistic" else np.exp(scores)
+            )
+
+    @override
+    def slopes(self, scores: Floats) -> Floats:
+        return self._mean(scores) - self._y[:, None]
+
+    @override
+    def curvatures(self, scores: Floats, margin: float) -> Floats:
+        mean = self._mean(scores)
+        return (mean * (1 - mean) if self._name == "logistic" else mean)[:, :, None]
 
 
 @final
@@ -121,22 +141,31 @@ class HuberLoss(AbstractScoreLoss):
 
     @override
     def values(self, scores: Floats) -> Floats:
-        r = np.abs(scores[:, 0] - self._y)
+        r = np.abs(scores[..., 0] - self._y)
         return np.where(
             r <= self._delta, 0.5 * np.square(r), self._delta * (r - 0.5 * self._delta)
         )
 
     @override
-    def derivatives(self, scores: Floats, margin: float) -> tuple[Floats, Floats]:
-        r = scores - self._y[:, None]
-        curved = (np.abs(r) <= self._delta - margin).astype(np.float64)
-        return np.clip(r, -self._delta, self._delta), curved[:, :, None]
+    def slopes(self, scores: Floats) -> Floats:
+        return np.clip(scores - self._y[:, None], -self._delta, self._delta)
+
+    @override
+    def curvatures(self, scores: Floats, margin: float) -> Floats:
+        inside = np.abs(scores - self._y[:, None]) <= self._delta - margin
+        return inside.astype(np.float64)[:, :, None]
 
     @override
     def drop(self, decrement: Floats, reach: Floats, margin: float) -> Floats:
         # Twice as far as the minimizer of the quadratic its value is back where it began; if the
         # quadratic holds that far, convexity keeps the minimizer within.
         return np.where(4 * decrement * reach <= margin**2, 0.5 * decrement, np.inf)
+
+    @override
+    def drop_after(self, decrement: Floats, reach: Floats, moved: Floats, margin: float) -> Floats:
+        left = np.maximum(margin - moved, 0.0)
+        near = (moved < margin) & (4 * decrement * reach <= np.square(left))
+        return np.where(near, 0.5 * decrement, np.inf)
 
 
 @final
@@ -162,15 +191,20 @@ class SoftmaxLoss(AbstractScoreLoss):
 
     @override
     def values(self, scores: Floats) -> Floats:
-        logs = special.log_softmax(scores @ self.basis.T, axis=1)
-        return np.asarray(-logs[np.arange(self._codes.size), self._codes])
+        logs = special.log_softmax(scores @ self.basis.T, axis=-1)
+        return np.asarray(-logs[..., np.arange(self._codes.size), self._codes])
 
     @override
-    def derivatives(self, scores: Floats, margin: float) -> tuple[Floats, Floats]:
+    def slopes(self, scores: Floats) -> Floats:
+        p = special.softmax(scores @ self.basis.T, axis=-1)
+        return np.asarray(p @ self.basis - self.basis[self._codes])
+
+    @override
+    def curvatures(self, scores: Floats, margin: float) -> Floats:
         p = special.softmax(scores @ self.basis.T, axis=1)
         seen = p @ self.basis
         second = np.einsum("nc,ci,cj->nij", p, self.basis, self.basis)
-        return seen - self.basis[self._codes], second - seen[:, :, None] * seen[:, None, :]
+        return np.asarray(second - seen[:, :, None] * seen[:, None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,8 +300,10 @@ def check_score_exchanges(model: ScoreModel, value: float, slack: float) -> Scor
         = \frac{\nu^2}{2} + \frac{\kappa \nu^3}{6} + \dots
 
     and :math:`\nu^2 / 2` for the Huber loss, as long as no sample that H counts leaves its middle.
-    What this does not exclude is minimized by Newton's method until the bound at its iterates
-    does, at most 500 of them. Costs n p k^2 multiplications; more than 4e9 are left out.
+    What this does not exclude takes a few steps with the Hessian of its base, and the bound is
+    looked at again; what is still left is minimized by Newton's method, at most 500 of them.
+    Costs n p k^2 multiplications, for c classes c^2 times as many and for Huber 4 times; more than
+    1e9, about three seconds, are left out.
 
     References
     ----------
@@ -292,25 +328,39 @@ def check_score_exchanges(model: ScoreModel, value: float, slack: float) -> Scor
     if not n_checked:
         return ScoreExchanges(0, 0, 0, 0.0)
     n = model.weight.size
-    if float(n) * p * (k + 1) * m * m * len(leaving) > WORK:
+    margins = len(model.loss.margins)
+    if float(n) * p * (k + 1) * m * m * margins * len(leaving) > WORK:
         reason = "they would take too long for this loss; `certify='full'` minimizes on each"
         return ScoreExchanges(n_checked, 0, n_checked, np.inf, reason)
     inside = model.columns(model.support)
     target = value - slack
-    found, left, open_pairs = value, 0.0, []
+    left = 0.0
+    bases = []
     for row in leaving:
         rest = np.delete(np.arange(k), row) if row >= 0 else np.arange(k)
         base = _Base.of(model, inside[:, rest], model.support[rest], model.coef[rest])
         base.minimize(-np.inf)
-        found = min(found, base.value)
-        drop = _screen(model, base, base.value - target)
-        for place in np.flatnonzero(drop > base.value - target).tolist():
-            open_pairs.append((float(base.first[place]) - base.value, base, place))
-        closed = drop[drop <= base.value - target]
-        left = max(left, value - base.value + float(closed.max(initial=-np.inf)))
+        bases.append(base)
+    found = min([value, *(base.value for base in bases)])
+    open_pairs: list[tuple[float, _Base, int]] = []
+    step = max(1, CHUNK // max(n * m * m, 1))
+    for begin in range(0, p, step):
+        at = np.arange(begin, min(begin + step, p))
+        entering = _Entering.of(model.columns(model.outside[at]), model.ridge[model.outside[at]])
+        for base in bases:
+            if found < target:
+                return ScoreExchanges(n_checked, 0, 0, value - found)
+            lower, there = _screen(base, entering, target)
+            found = min(found, float(there.min()))
+            closed = lower >= target
+            left = max(left, value - float(lower[closed].min(initial=np.inf)))
+            still = np.flatnonzero(~closed)
+            open_pairs += [(float(lower[i]), base, int(at[i])) for i in still]
+    if found < target:
+        return ScoreExchanges(n_checked, 0, 0, value - found)
     n_solved = n_open = 0
     # What promises most comes first: an improvement ends the search.
-    open_pairs.sort(key=lambda pair: -pair[0])
+    open_pairs.sort(key=lambda open_pair: open_pair[0])
     for _, base, place in open_pairs:
         if found < target:
             break
@@ -322,10 +372,10 @@ def check_score_exchanges(model: ScoreModel, value: float, slack: float) -> Scor
         pair, n_solved = base.with_column(column, float(model.ridge[feature])), n_solved + 1
         if model.ridge[feature] == 0 and _spans(base.Z, column[:, 0]):
             pair = base
-        lower = pair.minimize(target)
+        bound = pair.minimize(target)
         found = min(found, pair.value)
-        if lower >= target:
-            left = max(left, value - lower)
+        if bound >= target:
+            left = max(left, value - bound)
         elif pair.value >= target:
             n_open += 1
     if found < target:
@@ -349,7 +399,6 @@ class _Base:
     ) -> None:
         self.loss, self.weight, self.Z, self.ridge, self.beta = loss, weight, Z, ridge, beta
         self.value = self._value(beta)
-        self.first: Floats = np.zeros(0)
 
     @classmethod
     def of(cls, model: ScoreModel, columns: Floats, features: Integers, coef: Floats) -> _Base:
@@ -373,15 +422,16 @@ class _Base:
     def model(self, margin: float) -> tuple[Floats, Floats, Floats, Floats]:
         """Return gradient, Hessian, and the weighted derivatives of the samples."""
         K, m = self.beta.shape
-        first, second = self.loss.derivatives(self.Z @ self.beta, margin)
-        first, second = self.weight[:, None] * first, self.weight[:, None, None] * second
+        scores = self.Z @ self.beta
+        first = self.weight[:, None] * self.loss.slopes(scores)
+        second = self.weight[:, None, None] * self.loss.curvatures(scores, margin)
         gradient = self.Z.T @ first + self.ridge[:, None] * self.beta
-        hessian = np.empty((m, K, m, K))
+        blocks = np.empty((m, K, m, K))
         for a in range(m):
             for b in range(a + 1):
                 block = (self.Z * second[:, a, b, None]).T @ self.Z
-                hessian[a, :, b], hessian[b, :, a] = block, block.T
-        hessian = hessian.reshape(m * K, m * K)
+                blocks[a, :, b], blocks[b, :, a] = block, block.T
+        hessian: Floats = blocks.reshape(m * K, m * K)
         hessian[np.diag_indices(m * K)] += np.tile(self.ridge, m)
         return gradient.T.ravel(), hessian, first, second
 
@@ -420,15 +470,15 @@ class _Base:
             if not inverse.size:
                 continue
             decrement = np.array(gradient @ inverse @ gradient)
-            reach = np.array(self.loss.stretch * self._leverage(inverse, m).max())
+            reach = np.array(self.loss.stretch * self.leverage(inverse, m).max())
             best = max(best, self.value - float(self.loss.drop(decrement, reach, margin)))
         return best
 
-    def _leverage(self, inverse: Floats, m: int) -> Floats:
+    def leverage(self, inverse: Floats, m: int) -> Floats:
         """Return for every sample the trace of its part of the inverse Hessian."""
         K = self.Z.shape[1]
         blocks = inverse.reshape(m, K, m, K)
-        total = np.zeros(self.Z.shape[0])
+        total: Floats = np.zeros(self.Z.shape[0])
         for a in range(m):
             total += ((self.Z @ blocks[a, :, a]) * self.Z).sum(axis=1)
         return total
@@ -448,70 +498,180 @@ def _inverse(hessian: Floats, *, strict: bool = False) -> Floats:
     return np.asarray(inner / size / size[:, None])
 
 
-def _screen(model: ScoreModel, base: _Base, room: float) -> Floats:
-    """Return for every feature outside the most that it can take off the value at a base.
+@dataclass(frozen=True, slots=True)
+class _Entering:
+    """Columns that may enter, (n_samples, q), their squares, largest entries and ridge."""
 
-    `base.first` receives the decrease that the quadratic predicts.
+    X: Floats
+    square: Floats
+    largest: Floats
+    ridge: Floats
+
+    @classmethod
+    def of(cls, X: Floats, ridge: Floats) -> _Entering:
+        square = np.square(X)
+        return cls(X, square, np.sqrt(square.max(axis=0)), ridge)
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """The Hessian at a base, and with one column more, for several columns.
+
+    Parameters
+    ----------
+    inverse : ndarray of shape (m K, m K)
+        Inverse of the Hessian at the base.
+    lent : ndarray of shape (n_samples,)
+        Trace of the part of every sample of it.
+    cross, turned : ndarray of shape (q, m K, m)
+        Products of the columns with those of the base, and with the inverse before them.
+    root : ndarray of shape (q, m, m)
+        R with R R^T the inverse of what the base leaves of the curvature of a column.
+    along : ndarray of shape (q,)
+        Square of the part of a column along the base, in units of what is left.
+    firm : ndarray of shape (q,), bool
+        Whether something is left.
+    margin : float
+        Change of scores within which the Hessian counts.
     """
-    best = np.full(model.outside.size, np.inf)
-    base.first = np.zeros(model.outside.size)
-    K, m = base.beta.shape
-    step = max(1, CHUNK // max(base.Z.shape[0], 1))
-    for number, margin in enumerate(base.loss.margins):
-        gradient, hessian, first, second = base.model(margin)
+
+    inverse: Floats
+    lent: Floats
+    cross: Floats
+    turned: Floats
+    root: Floats
+    along: Floats
+    firm: Bools
+    margin: float
+
+    @classmethod
+    def of(cls, base: _Base, entering: _Entering, margin: float) -> _Geometry | None:
+        """Return it for some columns; None where the base is singular."""
+        X = entering.X
+        (K, m), q = base.beta.shape, X.shape[1]
+        _, hessian, _, second = base.model(margin)
         inverse = _inverse(hessian, strict=True)
         if not inverse.size:
+            return None
+        blocks, own = np.empty((q, m, K, m)), np.empty((q, m, m))
+        for a in range(m):
+            for b in range(a + 1):
+                block = X.T @ (base.Z * second[:, a, b, None])
+                blocks[:, a, :, b] = blocks[:, b, :, a] = block
+                own[:, a, b] = own[:, b, a] = second[:, a, b] @ entering.square
+        own[:, np.arange(m), np.arange(m)] += entering.ridge[:, None]
+        cross: Floats = blocks.reshape(q, m * K, m)
+        turned = inverse @ cross
+        taken = np.swapaxes(cross, 1, 2) @ turned
+        if m == 1:
+            values, vectors = (own - taken)[:, :, 0], np.ones((q, 1, 1))
+        else:
+            values, vectors = np.linalg.eigh(own - taken)
+        size = np.einsum("jaa->j", own)
+        firm = values[:, 0] > COLLINEAR * np.maximum(size, 1e-300)
+        root = vectors / np.sqrt(np.where(firm[:, None], values, 1.0))[:, None, :]
+        along = np.maximum(np.einsum("jab,jac,jcb->j", root, taken, root), 0.0)
+        lent = base.leverage(inverse, m)
+        return cls(inverse, lent, cross, turned, root, along, firm, margin)
+
+    def take(self, at: Integers) -> _Geometry:
+        """Return it for some of the columns."""
+        return _Geometry(
+            self.inverse, self.lent, self.cross[at], self.turned[at], self.root[at],
+            self.along[at], self.firm[at], self.margin,
+        )  # fmt: skip
+
+    def split(self, gradient: Floats, slope: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the decrement of gradients, (q, m K) and (q, m), and the Newton step."""
+        pulled = gradient @ self.inverse
+        rest = slope - np.einsum("qjm,qj->qm", self.cross, pulled)
+        lean = np.einsum("qab,qa->qb", self.root, rest)
+        step = -np.einsum("qab,qb->qa", self.root, lean)
+        decrement = (gradient * pulled).sum(1) + np.square(lean).sum(1)
+        return decrement, -(pulled + np.einsum("qjm,qm->qj", self.turned, step)), step
+
+    def reach(self, base: _Base, X: Floats) -> Floats:
+        """Return the square of the largest change of a score by a step of length one."""
+        K, m = base.beta.shape
+        if m == 1:
+            rest = (X - base.Z @ self.turned[:, :, 0].T) * self.root[:, 0, 0]
+            return np.asarray((self.lent[:, None] + np.square(rest)).max(axis=0))
+        out = np.empty(X.shape[1])
+        for j in range(X.shape[1]):
+            spare = np.tensordot(base.Z, self.turned[j].reshape(m, K, m), axes=(1, 1))
+            rest = X[:, j, None, None] * np.eye(m) - spare
+            out[j] = (self.lent + np.square(rest @ self.root[j]).sum(axis=(1, 2))).max()
+        return out
+
+
+def _screen(base: _Base, entering: _Entering, target: float) -> tuple[Floats, Floats]:
+    """Return lower bounds on the minima with every column, and values that were found."""
+    X, loss = entering.X, base.loss
+    q = X.shape[1]
+    lower, value = np.full(q, -np.inf), np.full(q, base.value)
+    gradient, _, first, _ = base.model(0.0)
+    slope = X.T @ first
+    geometries = [_Geometry.of(base, entering, margin) for margin in loss.margins]
+    for geometry in geometries:
+        if geometry is None:
             continue
-        lent = base._leverage(inverse, m)
-        most = float(lent.max())
-        pulled = inverse @ gradient
-        start = float(gradient @ pulled)
-        for begin in range(0, best.size, step):
-            at = np.arange(begin, min(begin + step, best.size))
-            at = at[best[at] > room]
-            if not at.size:
-                continue
-            X = model.columns(model.outside[at])
-            cross = np.empty((at.size, m, K, m))
-            own = np.empty((at.size, m, m))
-            square = np.square(X)
-            for a in range(m):
-                for b in range(a + 1):
-                    block = X.T @ (base.Z * second[:, a, b, None])
-                    cross[:, a, :, b], cross[:, b, :, a] = block, block
-                    own[:, a, b] = own[:, b, a] = second[:, a, b] @ square
-            own[:, np.arange(m), np.arange(m)] += model.ridge[model.outside[at], None]
-            cross = cross.reshape(at.size, m * K, m)
-            turned = inverse @ cross
-            taken = np.swapaxes(cross, 1, 2) @ turned
-            left = own - taken
-            slope = X.T @ first - np.swapaxes(cross, 1, 2) @ pulled
-            values, vectors = np.linalg.eigh(left)
-            scale = np.einsum("jaa->j", own)
-            firm = values[:, 0] > COLLINEAR * np.maximum(scale, 1e-300)
-            values = np.where(firm[:, None], values, 1.0)
-            root = vectors / np.sqrt(values)[:, None, :]
-            gain = np.square(np.einsum("ja,jab->jb", slope, root)).sum(axis=1)
-            if number == 0:
-                base.first[at] = np.where(firm, 0.5 * gain, 0.0)
-            decrement = start + gain
-            # Every entry of a column at its largest, the part along the support at its longest.
-            along = np.einsum("jab,jac,jcb->j", root, taken, root)
-            top = np.abs(X).max(axis=0) * np.sqrt(np.square(root).sum(axis=(1, 2)))
-            reach = most + np.square(top + np.sqrt(most * np.maximum(along, 0.0)))
-            drop = base.loss.drop(decrement, base.loss.stretch * reach, margin)
-            # What the support spans adds nothing, where all samples are curved.
-            idle = float(base.loss.drop(np.array(start), np.array(most), margin))
-            drop = np.where(firm, drop, np.inf if margin > 0 else idle)
-            for place in np.flatnonzero(firm & (drop > room) & (0.5 * decrement <= room)):
-                spare = np.einsum(
-                    "na,abo->nbo", base.Z, turned[place].reshape(m, K, m).transpose(1, 0, 2)
-                )
-                rest = X[:, place, None, None] * np.eye(m) - spare
-                exact = lent + np.square(rest @ root[place]).sum(axis=(1, 2))
-                reach_here = base.loss.stretch * exact.max()
-                drop[place] = base.loss.drop(
-                    decrement[place : place + 1], np.array([reach_here]), margin
-                )[0]
-            best[at] = np.minimum(best[at], drop)
-    return best
+        decrement, _, _ = geometry.split(np.tile(gradient, (q, 1)), slope)
+        # Every entry of a column at its largest, the part along the base at its longest.
+        most = float(geometry.lent.max())
+        top = entering.largest * np.sqrt(np.square(geometry.root).sum(axis=(1, 2)))
+        reach = most + np.square(top + np.sqrt(most * geometry.along))
+        drop = loss.drop(decrement, loss.stretch * reach, geometry.margin)
+        # What the base spans adds nothing, where all samples are curved.
+        start = np.array(gradient @ geometry.inverse @ gradient)
+        alone = float(loss.drop(start, np.array(loss.stretch * most), geometry.margin))
+        drop = np.where(geometry.firm, drop, np.inf if geometry.margin > 0 else alone)
+        lower = np.maximum(lower, base.value - drop)
+    inner = geometries[-1]
+    for geometry in geometries:
+        left = np.flatnonzero(lower < target)
+        if inner is None or geometry is None or not left.size:
+            continue
+        left = left[geometry.firm[left] & inner.firm[left]]
+        bound, there = _descend(
+            base, X[:, left], entering.ridge[left], inner.take(left), geometry.take(left)
+        )
+        lower[left] = np.maximum(lower[left], bound)
+        value[left] = np.minimum(value[left], there)
+    return lower, value
+
+
+def _descend(
+    base: _Base, X: Floats, ridge: Floats, steps: _Geometry, bounds: _Geometry
+) -> tuple[Floats, Floats]:
+    """Take a few Newton steps with the Hessian of the base; return lower bounds and values."""
+    loss, Z, w = base.loss, base.Z, base.weight
+    (K, m), q = base.beta.shape, X.shape[1]
+    lower, best = np.full(q, -np.inf), np.full(q, np.inf)
+    if not q:
+        return lower, best
+    reach = loss.stretch * bounds.reach(base, X)
+    start = Z @ base.beta
+    beta, extra = np.tile(base.beta, (q, 1, 1)), np.zeros((q, m))
+    scores = np.tile(start, (q, 1, 1))
+    for turn in range(CHORDS + 1):
+        first = w[:, None] * loss.slopes(scores)
+        gradient = Z.T @ first + base.ridge[:, None] * beta
+        flat = np.swapaxes(gradient, 1, 2).reshape(q, m * K)
+        slope = np.einsum("nq,qnm->qm", X, first) + ridge[:, None] * extra
+        if turn:
+            value = loss.values(scores) @ w
+            value += 0.5 * np.einsum("a,qam->q", base.ridge, np.square(beta))
+            value += 0.5 * ridge * np.square(extra).sum(1)
+            decrement, _, _ = bounds.split(flat, slope)
+            moved = np.sqrt(loss.stretch * np.square(scores - start).sum(2).max(1))
+            drop = loss.drop_after(decrement, reach, moved, bounds.margin)
+            best = np.minimum(best, np.where(np.isfinite(value), value, np.inf))
+            with np.errstate(invalid="ignore"):
+                lower = np.fmax(lower, value - drop)
+        if turn == CHORDS:
+            break
+        _, inner, step = steps.split(flat, slope)
+        move = np.swapaxes(inner.reshape(q, m, K), 1, 2)
+        beta, extra = beta + move, extra + step
+        scores = scores + Z @ move + X.T[:, :, None] * step[:, None, :]
+    return lower, best

@@ -567,10 +567,6 @@ def why_no_proof(job: Job) -> str | None:
     """Return why branch and bound cannot treat a problem; None where it can."""
     if job.loss != "squared":
         return "it proves least squares only"
-    if job.shape.bounded and job.shape.grouped:
-        return "it does not treat groups together with bounds on coefficients"
-    if job.shape.bounded and job.n_outputs > 1:
-        return "it treats bounds on coefficients for one target only"
     return None
 
 

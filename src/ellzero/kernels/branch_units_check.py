@@ -197,10 +197,10 @@ def least_within(
         least = 0.0
         for side in range(2):
             g = 2.0 * (slope + (error if side else -error))
-            t = -np.inf if g > 0.0 else np.inf
+            shift = -np.inf if g > 0.0 else np.inf
             if curvature > 0.0:
-                t = -g / (2.0 * curvature)
-            t = min(max(t, low[rows[i]] - x), high[rows[i]] - x)
+                shift = -g / (2.0 * curvature)
+            t = min(max(shift, low[rows[i]] - x), high[rows[i]] - x)
             if np.isinf(t):
                 return -np.inf
             least = min(least, t * (g + curvature * t))

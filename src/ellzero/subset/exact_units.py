@@ -148,10 +148,10 @@ class UnitProblem:
             return self.energy, np.zeros((0, self.c.shape[1]))
         block, target = np.ascontiguousarray(self.h[np.ix_(at, at)]), self.c[at]
         if self.bounded:
-            x = np.zeros(at.size)
-            value = fit_within(block, target[:, 0].copy(), self.low[at], self.high[at], x)
-            return self.energy + value, x[:, None]
-        x = np.linalg.lstsq(block, target, rcond=1e-12)[0]
+            point: Floats = np.zeros(at.size)
+            value = fit_within(block, target[:, 0].copy(), self.low[at], self.high[at], point)
+            return self.energy + value, point[:, None]
+        x: Floats = np.linalg.lstsq(block, target, rcond=1e-12)[0].astype(np.float64)
         return self.energy - float((x * (2 * target - block @ x)).sum()), x
 
     def subset(
