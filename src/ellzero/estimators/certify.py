@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
+from ellzero.certificates.exchanges import Products
 from ellzero.certificates.score_exchanges import (
     AbstractScoreLoss,
     HuberLoss,
@@ -330,41 +331,83 @@ def _squares_checks(
     found.check("value above the minimum on the same support", decrease, slack, Claim.STATIONARY)
     if job.shape.grouped or job.shape.bounded:
         _stability(job, subset, budget, slope / total, squares / total, lam, found)
-    if job.shape.grouped:
-        found.assumptions.append(
-            "Exchanges are not checked: they have no closed form with groups."
-        )
-        return value
     # Where a bound holds a coefficient back, its slope is a multiplier: without it, and without
     # the bounds, the function is nowhere larger, has the same value here, and is minimal here on
     # the support. So prices are exact without bounds, and lower bounds with them.
     diagonal = squares + penalty
+    seen = Products(
+        normal, cross, slope, beta, diagonal, lower=job.shape.lower, upper=job.shape.upper,
+        spanned=COLLINEAR,
+    )  # fmt: skip
     alive = squares > 1e-14 * (squares + total * look.mean**2)
     out = np.ones(job.X.shape[1], dtype=bool)
-    out[S] = False
     out[job.shape.forbidden] = False
+    out[np.isin(job.shape.units, job.shape.units[S])] = False
     out &= alive
-    reach = cross @ inverse
-    left = diagonal - np.einsum("jk,jk->j", reach, cross)
-    if S.size < budget:
-        usable = out & (left > COLLINEAR * diagonal)
-        gains = _gains(job, slope, left, usable)
-        best, n_checked = float(gains.max(initial=0.0)), int(out.sum())
-        name = "decrease by the best further feature"
+    short = job.shape.count_units(S) < budget
+    if job.shape.grouped:
+        best, n_checked = _best_group(job, subset, look, seen, out, short)
+        what = "group"
+    elif short:
+        best, n_checked = float(seen.additions(out).max(initial=0.0)), int(out.sum())
+        what = "feature"
     else:
-        prices, n_checked = _exchange_prices(
-            job, subset, slope, reach, left, np.diag(inverse), out, diagonal
-        )
-        best = float(prices.max(initial=-np.inf))
-        if job.shape.bounded and m == 1 and best > 2 * total * slack:
-            refits = _Refits(job, subset, normal, cross, slope[:, 0], diagonal)
-            best, found.measures["swaps_solved"] = refits.best(prices, 2 * total * slack)
-        best = max(best, 0.0)
-        name = "decrease by the best exchange of one feature"
+        loose = np.flatnonzero(~np.isin(S, job.shape.always))
+        rows = (seen.exchanges([i], out) for i in loose.tolist())
+        if job.shape.bounded and m == 1:
+            prices = np.full((S.size, out.size), -np.inf)
+            prices[loose] = list(rows) if loose.size else prices[loose]
+            best = float(prices.max(initial=-np.inf))
+            if best > 2 * total * slack:
+                refits = _Refits(job, subset, normal, cross, slope[:, 0], diagonal)
+                best, found.measures["swaps_solved"] = refits.best(prices, 2 * total * slack)
+        else:
+            best = max((float(row.max(initial=-np.inf)) for row in rows), default=-np.inf)
+        n_checked, what = int(loose.size * out.sum()), "feature"
     found.measures["swaps_checked"] = n_checked
+    name = f"best further {what}" if short else f"best exchange of one {what}"
     # No sum of squares falls below zero, whatever rounding says of an exact fit.
-    found.check(name, min(best / (2 * total), value), slack, Claim.COORDINATEWISE)
+    decrease = min(max(best, 0.0) / (2 * total), value)
+    found.check(f"decrease by the {name}", decrease, slack, Claim.COORDINATEWISE)
     return value
+
+
+def _best_group(
+    job: Job, subset: Subset, look: _Squares, products: Products, out: Any, short: bool
+) -> tuple[float, int]:
+    """Return the largest decrease by an exchange of a group, or by one more, and their number."""
+    units, S = job.shape.units, subset.support
+    own = units[S]
+    kept = units[job.shape.always]
+    leaving = [np.flatnonzero(own == u) for u in np.unique(own) if u not in kept]
+    names, counts = np.unique(units[out], return_counts=True)
+    best, n_checked = -np.inf, 0
+    for size in np.unique(counts).tolist():
+        columns = np.flatnonzero(out & np.isin(units, names[counts == size]))
+        members = columns[np.argsort(units[columns], kind="stable")].reshape(-1, size)
+        step = max(1, CHUNK // max(size * job.X.shape[0], 1))
+        for begin in range(0, len(members), step):
+            part = members[begin : begin + step]
+            blocks = _blocks(job, look, part)
+            if short:
+                gains = [products.group_additions(part, blocks)]
+            else:
+                gains = [products.group_exchanges(rows, part, blocks) for rows in leaving]
+            n_checked += sum(g.size for g in gains)
+            best = max([best, *(float(g.max(initial=-np.inf)) for g in gains)])
+    return best, n_checked
+
+
+def _blocks(job: Job, look: _Squares, members: Any) -> Floats:
+    """Return the matrix on groups of one size, (u, q) to (u, q, q)."""
+    flat = members.ravel()
+    columns = inputs.to_numpy(inputs.take_columns(job.X, flat))
+    columns = columns.toarray() if hasattr(columns, "toarray") else columns
+    columns = (columns.astype(np.float64) - look.mean[flat]).T.reshape(*members.shape, -1)
+    blocks = (columns * look.weight) @ columns.transpose(0, 2, 1)
+    at = np.arange(members.shape[1])
+    blocks[:, at, at] += look.penalty[members]
+    return np.asarray(blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,51 +465,6 @@ class _Refits:
         after = 2 * float(solved.cost) - float(right @ right)
         before = float(beta @ self.normal @ beta - 2 * linear[S] @ beta)
         return before - after
-
-
-def _exchange_prices(
-    job: Job,
-    subset: Subset,
-    slope: Floats,
-    reach: Floats,
-    left: Floats,
-    leverage: Floats,
-    out: Any,
-    diagonal: Floats,
-) -> tuple[Floats, int]:
-    """Return decreases of the sum of squares by exchanges, and their number.
-
-    Those of every pair, (k, n_columns), within bounds; else the largest of every feature that may
-    leave, (k, 1).
-    """
-    count = 0
-    width = out.size if job.shape.bounded else 1
-    prices = np.full((subset.support.size, width), -np.inf)
-    for i, feature in enumerate(subset.support):
-        if feature in job.shape.always:
-            continue
-        count += int(out.sum())
-        # With feature i gone, column j has `room` left and correlates with the residual by `top`.
-        room = left + reach[:, i] ** 2 / leverage[i]
-        usable = out & (room > COLLINEAR * diagonal)
-        top = slope + np.outer(reach[:, i], subset.coef[i] / leverage[i])
-        gain = _gains(job, top, room, usable)
-        cost = float((subset.coef[i] ** 2).sum() / leverage[i])
-        decrease = np.where(usable, gain - cost, -np.inf)
-        prices[i] = decrease if job.shape.bounded else decrease.max(initial=-np.inf)
-    return prices, count
-
-
-def _gains(job: Job, slope: Floats, room: Floats, usable: Any) -> Floats:
-    """Return by how much each entering column lowers the sum of squares, its bounds kept."""
-    room = np.where(usable, room, 1.0)
-    step = slope / room[:, None]
-    if job.shape.lower is not None:
-        step = np.maximum(step, job.shape.lower[:, None])
-    if job.shape.upper is not None:
-        step = np.minimum(step, job.shape.upper[:, None])
-    gain = (step * (2 * slope - room[:, None] * step)).sum(axis=1)
-    return np.where(usable, gain, 0.0)
 
 
 def _free(job: Job, subset: Subset, slope: Floats) -> Any:
