@@ -354,9 +354,7 @@ class _Checker:
         return model_of(h, weights, threshold, most)
 
 
-def model_of(
-    h: Floats, weights: Floats, threshold: float, most: int
-) -> tuple[Floats, Floats]:
+def model_of(h: Floats, weights: Floats, threshold: float, most: int) -> tuple[Floats, Floats]:
     """Return Q and d, made smaller where rounding asks for it; no d where they fail.
 
     Parameters

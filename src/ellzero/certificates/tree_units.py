@@ -145,9 +145,7 @@ def _whiten(problem: SquaresProblem, units: Integers, names: Integers) -> _Units
         return None
     slack = 0.0 if thinnest == 1.0 else 64 * EPS / thinnest * problem.energy
     matrix = np.ascontiguousarray(0.5 * (matrix + matrix.T))
-    return _Units(
-        matrix, np.ascontiguousarray(linear), offsets, labels[first], low, high, slack
-    )
+    return _Units(matrix, np.ascontiguousarray(linear), offsets, labels[first], low, high, slack)
 
 
 def _spanned(problem: SquaresProblem, units: Integers, names: Integers, feature: int) -> bool:

@@ -28,10 +28,9 @@ from ellzero.estimators import inputs
 from ellzero.estimators.inputs import Floats
 from ellzero.estimators.losses import Job, sample_losses
 from ellzero.subset.exact import ExactResult
+from ellzero.subset.reading import CHUNK, column_moments, transpose_product
 from ellzero.subset.results import Subset
 
-# Numbers of X that are turned into float64 at a time.
-CHUNK = 2**21
 # What rounding can leave of a sum of squares, relative to that of the target.
 ROUNDING = 1e-13
 # Share of its squares that a column must have left, given the support, to be exchanged for.
@@ -63,54 +62,6 @@ class _Findings:
             if verdicts:
                 best = claim
         return best
-
-
-def transpose_product(X: Any, vectors: Floats, shift: Floats) -> Floats:
-    """Return (X - 1 shift^T)^T V in float64, a block of columns at a time."""
-    n, p = X.shape
-    if hasattr(X, "tocsc"):
-        return np.asarray(X.T @ vectors) - np.outer(shift, vectors.sum(axis=0))
-    step = max(1, CHUNK // max(n, 1))
-    if inputs.is_tensor(X):
-        import torch
-
-        V = torch.as_tensor(vectors, device=X.device)
-        s = torch.as_tensor(shift, device=X.device)
-        parts = [
-            ((X[:, i : i + step].double() - s[i : i + step]).T @ V).cpu().numpy()
-            for i in range(0, p, step)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, vectors.shape[1]))
-    out = np.empty((p, vectors.shape[1]))
-    for i in range(0, p, step):
-        block = X[:, i : i + step].astype(np.float64) - shift[i : i + step]
-        out[i : i + step] = block.T @ vectors
-    return out
-
-
-def column_moments(X: Any, weight: Floats, *, center: bool) -> tuple[Floats, Floats]:
-    """Return the weighted mean (zero where not centered) and sum of squares of every column."""
-    total = weight.sum()
-    n, p = X.shape
-    if hasattr(X, "tocsc"):
-        mean = np.asarray(X.T @ weight).ravel() / total if center else np.zeros(p)
-        square = np.asarray(X.multiply(X).T @ weight).ravel()
-        return mean, np.maximum(square - total * mean**2, 0.0)
-    mean, square = np.zeros(p), np.zeros(p)
-    step = max(1, CHUNK // max(n, 1))
-    for i in range(0, p, step):
-        block = X[:, i : i + step]
-        block = block.double() if inputs.is_tensor(X) else block.astype(np.float64)
-        w: Any = weight
-        if inputs.is_tensor(X):
-            import torch
-
-            w = torch.as_tensor(weight, device=X.device)
-        shift = (w @ block) / total if center else 0.0 * block[0]
-        left = w @ (block - shift) ** 2
-        mean[i : i + step] = inputs.to_numpy(shift)
-        square[i : i + step] = inputs.to_numpy(left)
-    return mean, square
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,9 +278,7 @@ class _Run:
         return None
 
 
-def _prove_features(
-    run: _Run, problem: _Problem, tree: Tree, start: Subset | None
-) -> ExactResult:
+def _prove_features(run: _Run, problem: _Problem, tree: Tree, start: Subset | None) -> ExactResult:
     """Prove the best subset of features with one target, without bounds."""
     status = None
     try:

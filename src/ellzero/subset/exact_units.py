@@ -396,9 +396,7 @@ class UnitTree:
         room = problem.budget - int(problem.inside.sum())
         return _Box(problem.inside.copy(), room, np.zeros_like(problem.c), 0.0, -1, -1)
 
-    def _relax(
-        self, box: _Box, model: Model
-    ) -> tuple[float, float, Floats, Floats, Floats]:
+    def _relax(self, box: _Box, model: Model) -> tuple[float, float, Floats, Floats, Floats]:
         """Return bound, edge, residual, gains and largest gains; the box gets the base point."""
         from ellzero.kernels.branch_units import relax_units
 
