@@ -323,9 +323,7 @@ def relax_units(
                 for o in range(m):
                     theta[j, o] = 0.0
     error = spread(q, c, theta, v)
-    best = bound_units(
-        c, d, offsets, energy, state, room, low, high, theta, v, error, gains, top
-    )
+    best = bound_units(c, d, offsets, energy, state, room, low, high, theta, v, error, gains, top)
     if best >= level:
         return best, edge, error
     if edge <= 0.0:
@@ -342,9 +340,7 @@ def relax_units(
     for _ in range(rounds):
         shares = 0.0
         for _turn in range(sweeps):
-            change, shares = sweep(
-                q, d, offsets, state, low, high, bounded, edge, point, slope, w
-            )
+            change, shares = sweep(q, d, offsets, state, low, high, bounded, edge, point, slope, w)
             if change * change <= 1e-18 * energy:
                 break
         wrong = spread(q, c, point, slope)
@@ -378,9 +374,7 @@ def relax_units(
         edge = guess
         if edge <= 1e-14 * np.sqrt(energy):
             break
-    best = bound_units(
-        c, d, offsets, energy, state, room, low, high, theta, v, error, gains, top
-    )
+    best = bound_units(c, d, offsets, energy, state, room, low, high, theta, v, error, gains, top)
     return best, used, error
 
 
