@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import lsq_linear
 
 import ellzero
 from ellzero import Claim, L0HuberRegressorCV, L0Regressor
@@ -161,6 +162,39 @@ def test_exact_subset_proves_the_best_of_all_supports(ridge):
     stopped = ellzero.solve(problem, ExactSubset(), time_limit=0.0)
     assert stopped.status.name == "TIME_LIMIT"
     assert stopped.lower_bound <= best
+
+
+@pytest.mark.parametrize("kind", ["groups", "bounds", "both tensors"])
+def test_exact_subset_proves_groups_and_bounds(kind):
+    X, y, _ = data(2)
+    options = {"ridge": 0.05}
+    if kind == "both tensors":
+        options = {"fit_intercept": True, "ridge": {"coef": 0.05, "intercept": 0.0}}
+    objective = ellzero.LeastSquares(torch.tensor(X), torch.tensor(y), **options)
+    labels = np.arange(14) // 3
+    if kind == "bounds":
+        ball = ellzero.L0Ball(3, lower=-0.4, upper=0.6)
+    elif kind == "groups":
+        ball = ellzero.GroupL0Ball(2, torch.tensor(labels))
+    else:
+        ball = ellzero.GroupL0Ball(2, torch.tensor(labels), names=("coef",))
+    problem = ellzero.Problem(objective, ball)
+    result = ellzero.solve(problem, ExactSubset())
+    assert result.certificate.claim is Claim.OPTIMAL
+    best = np.inf
+    C, t = X, y
+    if kind == "both tensors":
+        C, t = X - X.mean(0), y - y.mean()
+    for chosen in itertools.combinations(
+        range(14 if kind == "bounds" else 5), ball.n_nonzero if kind == "bounds" else 2
+    ):
+        S = list(chosen) if kind == "bounds" else np.flatnonzero(np.isin(labels, chosen))
+        A = np.vstack([C[:, S], np.sqrt(0.05 * 60) * np.eye(len(S))])
+        target = np.append(t, np.zeros(len(S)))
+        span = (-0.4, 0.6) if kind == "bounds" else (-np.inf, np.inf)
+        best = min(best, lsq_linear(A, target, span, method="bvls").cost / 60)
+    assert result.value == pytest.approx(best, rel=1e-8)
+    assert result.lower_bound <= best * (1 + 1e-12)
 
 
 def test_exact_subset_refuses_what_has_no_least_value():
