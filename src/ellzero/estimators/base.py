@@ -27,8 +27,9 @@ from ellzero.subset.results import Subset, SubsetPath
 from ellzero.validation import check_choice, check_integer, check_real
 
 # Columns and boxes up to which `solver="auto"` goes on to a proof: about the time of a search.
+# Boxes of groups, several targets and bounds cost more.
 PROOF_COLUMNS = 64
-PROOF_NODES = 100
+PROOF_NODES, UNIT_NODES = 100, 40
 # Share of the sum of squares below which an objective is computed from the data again.
 EXACT_FIT = 1e-9
 EFFORTS = ("fast", "normal", "thorough")
@@ -600,6 +601,8 @@ def prove_choice(
 
     gram = choice.found.gram
     assert gram is not None
+    plain = job.n_outputs == 1 and not job.shape.grouped and not job.shape.bounded
+    few = PROOF_NODES if plain else UNIT_NODES
     return prove(
         gram,
         choice.budget,
@@ -611,6 +614,6 @@ def prove_choice(
         upper=job.shape.upper,
         start=choice.subset,
         time_limit=time_limit,
-        max_nodes=max_nodes if solver == "exact" else PROOF_NODES,
+        max_nodes=max_nodes if solver == "exact" else few,
         tol=tol,
     )

@@ -76,7 +76,7 @@ _REST = """
         "exact" goes on with branch and bound until the selected model is proven best or a limit
         is met (least squares: also with groups, several targets, or bounds on the coefficients of
         one). "auto" does so where it takes about as long as the search: up to 64 features, 100
-        boxes.
+        boxes (40 of groups, of several targets or within bounds).
     effort : {"fast", "normal", "thorough"}, default="normal"
         How many perturbations the search may try.
     max_iter : int, default=1000000

@@ -145,23 +145,29 @@ def bound_units(
 
 @njit(cache=True, error_model="numpy")
 def _size_at(w: Any, d: Any, begin: int, end: int, edge: float) -> float:
-    """Return N with N^2 = sum d b^2 for b = w / (1 - d + edge d / N), between 0 and the edge."""
-    lo = 0.0
-    hi = edge
-    for _ in range(60):
-        n = 0.5 * (lo + hi)
+    """Return N with N^2 = sum d b^2 for b = w N / ((1 - d) N + edge d), between 0 and the edge.
+
+    The root of the inverse of the sum over N^2 is concave in N and rises to one: Newton's method
+    comes from the left and does not overshoot.
+    """
+    n = 0.0
+    for _ in range(30):
         total = 0.0
+        change = 0.0
         for j in range(begin, end):
             below = (1.0 - d[j]) * n + edge * d[j]
             for o in range(w.shape[1]):
-                total += d[j] * (w[j, o] / below) ** 2
-        if total > 1.0:
-            lo = n
-        else:
-            hi = n
-        if hi - lo <= 1e-14 * edge:
+                part = d[j] * (w[j, o] / below) ** 2
+                total += part
+                change += part * (1.0 - d[j]) / below
+        if not change > 0.0:
+            return edge
+        root = 1.0 / np.sqrt(total)
+        step = (1.0 - root) / (root * root * root * change)
+        n = min(n + step, edge)
+        if step <= 1e-13 * edge:
             break
-    return 0.5 * (lo + hi)
+    return n
 
 
 @njit(cache=True, error_model="numpy")
