@@ -87,8 +87,8 @@ _REST = """
         Seconds after which the best so far is kept, with a warning; None means no limit.
     certify : bool, "full" or "path", default=True
         True checks what costs about as much as the fit, and for losses other than least squares
-        all exchanges where that takes at most some seconds. "full" runs `ellzero.verify`, which may
-        take longer than the fit. "path" checks the models of all budgets, see
+        all exchanges where that takes at most some seconds. "full" runs `ellzero.verify`, which
+        may take longer than the fit. "path" checks the models of all budgets, see
         `path_.certificates`. False leaves it out.
 """
 
