@@ -162,6 +162,18 @@ def test_sparse_tables_and_chunks_do_not_matter(monkeypatch):
     assert first == pytest.approx(second, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["logistic", "huber"])
+def test_one_feature_without_intercept_leaves_nothing(kind):
+    X, y, model = problem(4, kind)
+    model.set_params(n_nonzero_coefs=1, fit_intercept=False)
+    certificate = model.fit(X, y).certificate_
+    assert certificate.claim is Claim.COORDINATEWISE
+    assert certificate.measures["swaps_checked"] == 6
+    # Nothing chosen at all: no exchange, nothing wrong.
+    none = model.set_params(n_nonzero_coefs=0, fit_intercept=True).fit(X, y).certificate_
+    assert none.supports(Claim.STATIONARY)
+
+
 def test_what_is_not_checked_is_said(monkeypatch):
     X, y, model = problem(2, "logistic")
     grouped = L0Classifier(2, ridge=0.1, groups=[0, 0, 1, 1, 2, 2, 3]).fit(X, y)

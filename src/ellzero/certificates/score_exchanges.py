@@ -319,11 +319,11 @@ def check_score_exchanges(model: ScoreModel, value: float, slack: float) -> Scor
     >>> model = ScoreModel(
     ...     ScalarLoss("logistic", y), lambda j: X[:, j], np.full(60, 1 / 60), np.array([1]),
     ...     np.zeros((1, 1)), None, np.full(3, 0.1), np.array([False]), np.array([0, 2]), False)
-    >>> check_score_exchanges(model, np.log(2.0), 1e-6).best_decrease > 0.1
+    >>> bool(check_score_exchanges(model, np.log(2.0), 1e-6).best_decrease > 0.1)
     True
     """
     k, m, p = model.support.size, model.loss.n_outputs, model.outside.size
-    leaving = [-1] if model.short else np.flatnonzero(~model.stays).tolist()
+    leaving = [-1] if model.short else [int(i) for i in np.flatnonzero(~model.stays)]
     n_checked = len(leaving) * p
     if not n_checked:
         return ScoreExchanges(0, 0, 0, 0.0)
@@ -466,8 +466,8 @@ class _Base:
         m = self.beta.shape[1]
         for margin in self.loss.margins:
             gradient, hessian, _, _ = self.model(margin)
-            inverse = _inverse(hessian, strict=True)
-            if not inverse.size:
+            inverse, whole = _invert(hessian)
+            if not whole:
                 continue
             decrement = np.array(gradient @ inverse @ gradient)
             reach = np.array(self.loss.stretch * self.leverage(inverse, m).max())
@@ -484,18 +484,23 @@ class _Base:
         return total
 
 
-def _inverse(hessian: Floats, *, strict: bool = False) -> Floats:
-    """Return the inverse of a positive matrix; with `strict`, nothing where it is singular."""
+def _inverse(hessian: Floats) -> Floats:
+    """Return the inverse of a positive matrix, of its firm part where it is singular."""
+    inverse, _ = _invert(hessian)
+    return inverse
+
+
+def _invert(hessian: Floats) -> tuple[Floats, bool]:
+    """Return the inverse of the firm part of a positive matrix, and whether that is all of it."""
+    if not hessian.size:
+        return hessian, True
     size = np.sqrt(np.maximum(hessian.diagonal(), 0.0))
-    if strict and not (size > 0).all():
-        return np.zeros((0, 0))
+    whole = bool((size > 0).all())
     size = np.where(size > 0, size, 1.0)
     values, vectors = np.linalg.eigh(hessian / size / size[:, None])
     good = values > 1e-11 * max(float(values[-1]), 1e-300)
-    if strict and not good.all():
-        return np.zeros((0, 0))
     inner = (vectors[:, good] / values[good]) @ vectors[:, good].T
-    return np.asarray(inner / size / size[:, None])
+    return np.asarray(inner / size / size[:, None]), whole and bool(good.all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -550,8 +555,8 @@ class _Geometry:
         X = entering.X
         (K, m), q = base.beta.shape, X.shape[1]
         _, hessian, _, second = base.model(margin)
-        inverse = _inverse(hessian, strict=True)
-        if not inverse.size:
+        inverse, whole = _invert(hessian)
+        if not whole:
             return None
         blocks, own = np.empty((q, m, K, m)), np.empty((q, m, m))
         for a in range(m):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ellzero.certificates.tree import EPS, SquaresProblem, misfit, model_of, union
+from ellzero.certificates.tree import EPS, SquaresProblem, misfit, model_of
 from ellzero.core.result import TreeProof
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ def check_unit_tree(problem: SquaresProblem, proof: TreeProof) -> tuple[float, s
     if found is None:
         return -math.inf, "A feature of the proof has no curvature of its own."
     unused = np.flatnonzero(barred | np.isin(np.arange(p), problem.useless))
-    missing = np.setdiff1d(np.arange(p), union(names.tolist(), unused.tolist()))
+    missing = np.setdiff1d(np.arange(p), np.union1d(names, unused))
     missing = np.array([j for j in missing if not _spanned(problem, units, names, int(j))])
     if missing.size:
         return -math.inf, f"The proof leaves out features: {[int(j) for j in missing[:10]]}."
@@ -112,7 +112,7 @@ def _whiten(problem: SquaresProblem, units: Integers, names: Integers) -> _Units
     labels = units[names]
     first = np.sort(np.unique(labels, return_index=True)[1])
     order = np.concatenate(
-        [*(names[labels == label] for label in labels[first].tolist()), np.zeros(0, np.int64)]
+        [*(names[labels == label] for label in labels[first]), np.zeros(0, np.int64)]
     ).astype(np.int64)
     matrix = np.array(problem.matrix[np.ix_(order, order)], dtype=np.float64)
     diagonal = matrix.diagonal()
@@ -126,7 +126,7 @@ def _whiten(problem: SquaresProblem, units: Integers, names: Integers) -> _Units
     low, high = np.full(order.size, -np.inf), np.full(order.size, np.inf)
     low = low if problem.lower is None else problem.lower[order] * scale
     high = high if problem.upper is None else problem.upper[order] * scale
-    counts = [int((labels == label).sum()) for label in labels[first].tolist()]
+    counts = [int((labels == label).sum()) for label in labels[first]]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     thinnest = 1.0
     for a, b in itertools.pairwise(offsets):

@@ -557,10 +557,10 @@ def _by_tree(
             labels = ball.unit_labels(case.params)
             # A free entry is a group of its own, which is always in.
             labels[free] = labels.max() + 1 + torch.arange(free.shape[0], device=labels.device)
-            units, budget = labels.cpu().numpy(), ball.n_groups
+            units, budget = np.array(named.to_list(labels)), ball.n_groups
         else:
             budget = ball.n_nonzero
-        inside = case.counted.cpu().numpy()
+        inside = np.array(named.to_list(case.counted))
         matrix = to_array(case.flat.hessian_on(zero, index)[0])
         # Twice the distance of the objective to what bounds it.
         problem = SquaresProblem(

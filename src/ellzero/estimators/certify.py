@@ -570,6 +570,9 @@ def _stability(
     curvature along every column; the sum of the largest of them bounds it along every direction
     between two models of the budget.
     """
+    if budget == 0:
+        # The model of nothing is the only one.
+        return
     units, n_units = job.shape.units, job.shape.n_units
     S = subset.support
     on = np.zeros(n_units, dtype=bool)

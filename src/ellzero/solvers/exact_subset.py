@@ -121,13 +121,13 @@ class ExactSubset(AbstractSolver[ExactState]):
         gram = _whole(objective)
         p = gram.n_features
         if isinstance(ball, GroupL0Ball):
-            groups = ball.unit_labels(row).cpu().numpy()
+            groups = np.array(named.to_list(ball.unit_labels(row)))
             # A free entry is a group of its own, which is always in.
             groups[free] = groups.max(initial=-1) + 1 + np.arange(len(free))
             budget, n_units = ball.n_groups, int(np.unique(groups).size)
         else:
             groups, budget, n_units = None, ball.n_nonzero, p
-        inside = counted.cpu().numpy()
+        inside = np.array(named.to_list(counted))
         low = None if ball.lower is None else np.where(inside, ball.lower, -np.inf)
         high = None if ball.upper is None else np.where(inside, ball.upper, np.inf)
         result = prove(
