@@ -132,14 +132,18 @@ def price(case, value):
 
 
 def peers(python, cases, rows, limit, solvers):
-    """Run the peers in their environment and add what they say to the rows."""
+    """Run the peers in their environment; yield versions, or None after an answer."""
     script = Path(__file__).with_name("exact_subset_peers.py")
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     with tempfile.TemporaryDirectory() as folder:
-        for case, row in zip(cases, rows, strict=True):
-            extra = {"price": row.get("price") or np.nan, "largest": row["ours"]["largest"]}
-            np.savez(Path(folder) / f"{case['instance']:03d}.npz", **case, **extra)
         for solver in solvers:
+            left = [i for i, row in enumerate(rows) if solver not in row]
+            for file in Path(folder).glob("*.npz"):
+                file.unlink()
+            for i in left:
+                case, row = cases[i], rows[i]
+                extra = {"price": row.get("price") or np.nan, "largest": row["ours"]["largest"]}
+                np.savez(Path(folder) / f"{case['instance']:03d}.npz", **case, **extra)
             run = subprocess.Popen(
                 [python, script, folder, solver, str(limit)],
                 stdout=subprocess.PIPE, text=True, env={**os.environ, **threads},
@@ -149,12 +153,13 @@ def peers(python, cases, rows, limit, solvers):
                 if "versions" in answer:
                     yield answer["versions"]
                     continue
-                row = rows[answer.pop("row")]
+                row = rows[left[answer.pop("row")]]
                 if "value" in answer and solver == "okridge":
                     answer["value"] += row["energy"]
                     answer["bound"] += row["energy"]
                 row[solver] = answer
                 print(row["instance"], solver, answer, flush=True)
+                yield None
 
 
 def main():
@@ -163,53 +168,52 @@ def main():
     parser.add_argument("--solvers", nargs="*", default=["okridge", "l0bnb"])
     parser.add_argument("--limit", type=float, default=20.0, help="processor seconds an instance")
     parser.add_argument("--only", type=int, nargs="*", default=None)
-    parser.add_argument("--keep", action="store_true", help="keep the peers of an earlier run")
+    parser.add_argument("--resume", action="store_true", help="go on with the file of a run")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
+    before = {"results": [], "peers": {}}
+    if arguments.resume and arguments.out.exists():
+        before = json.loads(arguments.out.read_text())
+    known = {row["instance"]: row for row in before["results"]}
     load = os.getloadavg()
     warm = gram_of(np.eye(9)[:, :5], np.arange(9.0))
     search(warm, [3])  # compiles
-    cases = [c for c in instances() if c["instance"] < 1]
-    ours(cases[0], 1.0)
+    ours(next(instances()), 1.0)
     cases = [c for c in instances() if arguments.only is None or c["instance"] in arguments.only]
-    rows = []
+    rows, versions = [], before["peers"]
+
+    def save():
+        arguments.out.parent.mkdir(exist_ok=True)
+        facts = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "machine": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "load_at_start": load,
+            **{n: importlib.metadata.version(n) for n in ("numpy", "numba")},
+            "peers": versions,
+            "limit": arguments.limit,
+        }
+        arguments.out.write_text(json.dumps({**facts, "results": rows}, indent=2) + "\n")
+
     for case in cases:
-        row = {name: v for name, v in case.items() if name not in ("X", "y")}
-        row["energy"] = float(case["y"] @ case["y"])
-        row["ours"] = ours(case, arguments.limit)
-        row["search"] = default_search(case)
-        small = case["p"] <= 300 and case["instance"] % 3 == 0
-        if arguments.peers and "l0bnb" in arguments.solvers and small and row["ours"]["proven"]:
-            row["price"] = price(case, row["ours"]["value"])
+        row = known.get(case["instance"])
+        if row is None:
+            row = {name: v for name, v in case.items() if name not in ("X", "y")}
+            row["energy"] = float(case["y"] @ case["y"])
+            row["ours"] = ours(case, arguments.limit)
+            row["search"] = default_search(case)
+            small = case["p"] <= 300 and case["instance"] % 3 == 0
+            asked = arguments.peers and "l0bnb" in arguments.solvers
+            if asked and small and row["ours"]["proven"]:
+                row["price"] = price(case, row["ours"]["value"])
+            print(row, flush=True)
         rows.append(row)
-        print(row, flush=True)
-    versions = {}
+        save()
     if arguments.peers:
         for found in peers(arguments.peers, cases, rows, arguments.limit, arguments.solvers):
-            versions.update(found)
-    elif arguments.keep and arguments.out.exists():
-        before = json.loads(arguments.out.read_text())
-        versions = before["peers"]
-        for row, old in zip(rows, before["results"], strict=True):
-            row.update({s: old[s] for s in ("okridge", "l0bnb") if s in old})
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(
-        json.dumps(
-            {
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "machine": platform.processor() or platform.machine(),
-                "cpus": os.cpu_count(),
-                "python": platform.python_version(),
-                "load_at_start": load,
-                **{n: importlib.metadata.version(n) for n in ("numpy", "numba")},
-                "peers": versions,
-                "limit": arguments.limit,
-                "results": rows,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+            versions.update(found or {})
+            save()
     sure = [r for r in rows if r["ours"]["proven"]]
     held = [r["ours"] for r in sure if r["ours"]["rechecked"]]
     shares = [a["check_cpu"] / a["cpu"] for a in held]

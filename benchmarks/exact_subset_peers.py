@@ -49,6 +49,12 @@ def main():
     folder, name, limit = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     run = {"okridge": okridge, "l0bnb": l0bnb}[name]
     print(json.dumps({"versions": {n: importlib.metadata.version(n) for n in (name, "numpy")}}))
+    if name == "l0bnb":
+        # Compiles.
+        X = np.random.default_rng(0).standard_normal((20, 5))
+        tiny = {"X": X, "y": X[:, 0], "price": 0.1, "ridge": 0.1, "largest": 2.0}
+        with contextlib.redirect_stdout(io.StringIO()):
+            run(tiny, 1.0)
     for row, path in enumerate(sorted(folder.glob("*.npz"))):
         case = dict(np.load(path))
         if name == "l0bnb" and not np.isfinite(case["price"]):

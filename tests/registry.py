@@ -592,8 +592,6 @@ SOLVERS = [
         refuses={
             "module": _not("a quadratic objective", "ModuleLoss"),
             "logistic": _not("a quadratic objective", "Logistic"),
-            "groups": EXCHANGES,
-            "bounded-ball": NO_SIDE,
             "ball-and-l1": NO_PENALTY,
         },
         recovers=True,

@@ -99,7 +99,6 @@ def test_chunks_do_not_matter(monkeypatch):
     coef = torch.zeros(30).double()
     coef[:6] = tensor(rng.standard_normal(6))
     whole = check_swaps(objective, ellzero.L0Ball(6), {"coef": coef})
-    monkeypatch.setattr(exchanges, "CHUNK", 2 * 4 * 24)
     monkeypatch.setattr(ellzero.objectives.linear, "CHUNK", 300)
     parts = check_swaps(objective, ellzero.L0Ball(6), {"coef": coef})
     assert whole.best_swap == parts.best_swap
@@ -136,3 +135,40 @@ def test_rows_and_diagonal_of_the_curvature(kind, outputs):
     index = torch.tensor([3, 0, bound.size - 1])
     torch.testing.assert_close(objective.curvature_rows(index), bound.rows(index))
     torch.testing.assert_close(objective.curvature_diagonal(), bound.diagonal())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_prices_of_groups_are_what_refits_say(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((30, 11)) @ (np.eye(11) + 0.4 * rng.standard_normal((11, 11)))
+    Y = X @ rng.standard_normal((11, 2)) + rng.standard_normal((30, 2))
+    if seed % 2:
+        X[:, 8] = X[:, 7] - X[:, 9]
+    ridge = (0.0, 0.5)[seed % 4 // 2]
+    H, C = X.T @ X + ridge * np.eye(11), X.T @ Y
+
+    def least(S):
+        A = np.vstack([X[:, S], np.sqrt(ridge) * np.eye(len(S))])
+        target = np.vstack([Y, np.zeros((len(S), 2))])
+        rest = target - A @ np.linalg.lstsq(A, target, rcond=1e-12)[0]
+        return float((rest**2).sum())
+
+    S = [0, 1, 2, 5]
+    beta = np.linalg.solve(H[np.ix_(S, S)], C[S])
+    seen = exchanges.Products(
+        H[np.ix_(S, S)], H[:, S], C - H[:, S] @ beta, beta, H.diagonal().copy(), spanned=1e-9
+    )
+    members = np.array([[3, 4, 6], [7, 8, 9]])
+    blocks = np.array([H[np.ix_(g, g)] for g in members])
+    value = least(S)
+    more = [value - least([*S, *g]) for g in members]
+    np.testing.assert_allclose(seen.group_additions(members, blocks), more, rtol=1e-7)
+    for rows in ([3], [0, 1], [1, 2, 3]):
+        stay = [S[i] for i in range(4) if i not in rows]
+        wanted = [value - least([*stay, *g]) for g in members]
+        np.testing.assert_allclose(
+            seen.group_exchanges(rows, members, blocks), wanted, rtol=1e-7, atol=1e-9
+        )
+        single = seen.exchanges(rows, np.arange(11) == 10)
+        assert single[10] == pytest.approx(value - least([*stay, 10]), rel=1e-8, abs=1e-9)
+        assert np.isneginf(single[:10]).all()

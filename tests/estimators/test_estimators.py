@@ -220,8 +220,12 @@ def test_the_exact_solver_agrees_with_enumeration() -> None:
 
 
 def check_against_enumeration(count: int, first: int) -> None:
-    """Hold certificates of small random problems against all subsets."""
-    worst = 0
+    """Hold certificates of small random problems against all subsets.
+
+    What is proven is the best, always. A search at its least effort, which proves nothing, may end
+    where no single exchange helps, and then says that and no more: in 0.7 % of its problems.
+    """
+    worse = searches = 0
     for seed in range(first, first + count):
         rng = np.random.default_rng(seed)
         n, p = int(rng.integers(6, 25)), int(rng.integers(2, 8))
@@ -251,8 +255,18 @@ def check_against_enumeration(count: int, first: int) -> None:
             assert certificate.lower_bound <= least + slack, seed
         if certificate.claim is Claim.OPTIMAL:
             assert value <= least + 2 * slack, seed
-        worst += value > least + 2 * slack
-    assert worst <= 0.02 * count
+        searches += solver == "search"
+        if value > least + 2 * slack:
+            worse += 1
+            assert solver == "search", seed
+            assert certificate.claim is Claim.COORDINATEWISE, seed
+            chosen = set(model.support_.tolist())
+            near = [values[s] for s in values if len(chosen - set(s)) <= 1]
+            assert min(near) >= value - 2 * slack, seed
+        elif solver == "auto":
+            assert certificate.claim is Claim.OPTIMAL, seed
+    assert worse <= 0.005 * count
+    assert searches > 0.45 * count
 
 
 def test_small_problems_are_as_good_as_their_certificates_say() -> None:

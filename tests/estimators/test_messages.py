@@ -212,12 +212,6 @@ OTHERS = [
     (L0ClassifierCV(cv=[(np.flatnonzero(LABELS), np.arange(20))]), LABELS, "`cv` must leave every "
      "class in the train rows, got none of class np.int64(0) in fold 0.\nhint: Use fewer folds, "
      "or StratifiedKFold with shuffle=True."),
-    (L0Regressor(1, solver="exact", groups=[0, 0, 1]), y, "`solver='exact'` cannot treat this "
-     "problem: it does not treat groups.\nhint: Pass `solver='auto'`."),
-    (L0Regressor(1, solver="exact", nonnegative=True), y, "`solver='exact'` cannot treat this "
-     "problem: it does not treat bounds on coefficients.\nhint: Pass `solver='auto'`."),
-    (L0Regressor(1, solver="exact"), np.column_stack([y, y]), "`solver='exact'` cannot treat this "
-     "problem: it proves models of one target only.\nhint: Pass `solver='auto'`."),
     (L0Classifier(1, solver="exact"), LABELS, "`solver='exact'` cannot treat this problem: it "
      "proves least squares only.\nhint: Pass `solver='auto'`."),
     (L0Selector(LinearRegression()), y, "`estimator` must be an estimator of ellzero, got "

@@ -1,10 +1,12 @@
 """Lower bounds of estimators: rechecked, stored in model files, refused when altered."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import lsq_linear
 
 import ellzero
 from ellzero import Claim, L0HuberRegressorCV, L0Regressor
@@ -40,6 +42,55 @@ def test_the_bound_is_rechecked_and_reaches_the_optimum(more):
     # Weights and units of the ridge are those of the search.
     weighted = L0Regressor(4, solver="exact", ridge=0.1).fit(X, y, sample_weight=weight)
     assert weighted.certificate_.claim is Claim.OPTIMAL
+
+
+def least_of_groups(X, y, units, k, ridge, weight):
+    """Return the least objective over k groups of columns, by lstsq; ridge in unit variance."""
+    w = weight / weight.sum()
+    C, t = X - w @ X, y - w @ y
+    lam = ridge * (w @ C**2)
+    best = np.inf
+    for chosen in itertools.combinations(np.unique(units), k):
+        S = np.flatnonzero(np.isin(units, chosen))
+        A = np.vstack([np.sqrt(w)[:, None] * C[:, S], np.diag(np.sqrt(lam[S]))])
+        target = np.append(np.sqrt(w) * t, np.zeros(len(S)))
+        b = np.linalg.lstsq(A, target, rcond=None)[0]
+        best = min(best, float(((target - A @ b) ** 2).sum()) / 2)
+    return best
+
+
+@pytest.mark.parametrize("kind", ["groups", "bounds", "targets", "categories"])
+def test_every_shape_of_least_squares_is_proven_with_weights_and_ridge(kind):
+    X, y, weight = data(3)
+    more, target = {}, y
+    if kind == "groups":
+        more["groups"] = np.arange(14) // 3
+    elif kind == "bounds":
+        more |= {"lower": -0.5, "upper": 0.9}
+    elif kind == "targets":
+        target = np.column_stack([y, X[:, 7] + 0.3 * y])
+    elif kind == "categories":
+        pd = pytest.importorskip("pandas")
+        city = pd.Categorical(np.array(["a", "b", "c"])[np.arange(60) % 3])
+        table = pd.DataFrame(X[:, :6], columns=list("uvwxyz")).assign(city=city)
+    fit_on = table if kind == "categories" else X
+    model = L0Regressor(2, solver="exact", ridge=0.05, **more)
+    model.fit(fit_on, target, sample_weight=weight)
+    certificate = model.certificate_
+    assert certificate.claim is Claim.OPTIMAL
+    assert RECHECKED in certificate.assumptions
+    if kind == "groups":
+        best = least_of_groups(X, y, more["groups"], 2, 0.05, weight)
+        assert model.result_.value == pytest.approx(best, rel=1e-9)
+        assert model.lower_bound_ == pytest.approx(best, rel=1e-6)
+    # The evidence alone gives the same again.
+    again, _ = model.certify_model(
+        fit_on, target, model.coef_, model.intercept_, weight, proof=model.result_.proof
+    )
+    assert (again.claim, again.lower_bound) == (Claim.OPTIMAL, model.lower_bound_)
+    # Without being asked, a small table is proven as well.
+    quick = L0Regressor(2, ridge=0.05, **more).fit(fit_on, target, sample_weight=weight)
+    assert quick.certificate_.claim is Claim.OPTIMAL
 
 
 def test_given_evidence_is_checked_in_place_of_a_search():
@@ -111,6 +162,39 @@ def test_exact_subset_proves_the_best_of_all_supports(ridge):
     stopped = ellzero.solve(problem, ExactSubset(), time_limit=0.0)
     assert stopped.status.name == "TIME_LIMIT"
     assert stopped.lower_bound <= best
+
+
+@pytest.mark.parametrize("kind", ["groups", "bounds", "both tensors"])
+def test_exact_subset_proves_groups_and_bounds(kind):
+    X, y, _ = data(2)
+    options = {"ridge": 0.05}
+    if kind == "both tensors":
+        options = {"fit_intercept": True, "ridge": {"coef": 0.05, "intercept": 0.0}}
+    objective = ellzero.LeastSquares(torch.tensor(X), torch.tensor(y), **options)
+    labels = np.arange(14) // 3
+    if kind == "bounds":
+        ball = ellzero.L0Ball(3, lower=-0.4, upper=0.6)
+    elif kind == "groups":
+        ball = ellzero.GroupL0Ball(2, torch.tensor(labels))
+    else:
+        ball = ellzero.GroupL0Ball(2, torch.tensor(labels), names=("coef",))
+    problem = ellzero.Problem(objective, ball)
+    result = ellzero.solve(problem, ExactSubset())
+    assert result.certificate.claim is Claim.OPTIMAL
+    best = np.inf
+    C, t = X, y
+    if kind == "both tensors":
+        C, t = X - X.mean(0), y - y.mean()
+    for chosen in itertools.combinations(
+        range(14 if kind == "bounds" else 5), ball.n_nonzero if kind == "bounds" else 2
+    ):
+        S = list(chosen) if kind == "bounds" else np.flatnonzero(np.isin(labels, chosen))
+        A = np.vstack([C[:, S], np.sqrt(0.05 * 60) * np.eye(len(S))])
+        target = np.append(t, np.zeros(len(S)))
+        span = (-0.4, 0.6) if kind == "bounds" else (-np.inf, np.inf)
+        best = min(best, lsq_linear(A, target, span, method="bvls").cost / 60)
+    assert result.value == pytest.approx(best, rel=1e-8)
+    assert result.lower_bound <= best * (1 + 1e-12)
 
 
 def test_exact_subset_refuses_what_has_no_least_value():

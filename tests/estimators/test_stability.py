@@ -45,7 +45,7 @@ def test_a_stable_model_comes_back_from_gradient_step_and_thresholding(seed, kin
             ridge={"coef": 0.1, "intercept": 0.0},
             fit_intercept=True,
         )
-    assert model.certificate_.claim is Claim.STATIONARY
+    assert model.certificate_.supports(Claim.STATIONARY)
     shift = torch.tensor(float(np.ravel(model.intercept_)[0]), dtype=torch.float64)
     point = {"coef": torch.tensor(coef), "intercept": shift}
     _, grad = f.value_and_grad(point)
@@ -76,7 +76,7 @@ def test_a_model_that_thresholding_would_leave_is_not_called_stable():
 def test_counts_are_stable_for_the_curvature_at_the_model():
     rng, X, eta = data(1)
     certificate = L0PoissonRegressor(2).fit(X, rng.poisson(np.exp(0.5 * eta))).certificate_
-    assert certificate.claim is Claim.STATIONARY
+    assert certificate.supports(Claim.STATIONARY)
     assert "The curvature is that at the model: the loss has no bound on it." in (
         certificate.assumptions
     )
@@ -122,3 +122,35 @@ def test_a_held_coefficient_is_not_called_unstable():
     certificate = L0Regressor(2, upper=1.0).fit(X, y).certificate_
     assert certificate.supports(Claim.COORDINATEWISE)
     assert certificate.measures["n_nonzero"] == 2
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exchanges_of_groups_are_what_refits_say(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((40, 12))
+    X[:, 3:6] = X[:, :3] + 0.5 * X[:, 3:6]
+    y = X[:, 0] + X[:, 4] - X[:, 8] + rng.standard_normal(40)
+    groups = np.array([0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4])
+    w = rng.uniform(0.5, 2.0, 40)
+    model = L0Regressor(2, groups=groups, ridge=0.1, standardize=False, solver="search")
+
+    def least(chosen):
+        S = np.flatnonzero(np.isin(groups, chosen))
+        share = w / w.sum()
+        C, t = X[:, S] - share @ X[:, S], y - share @ y
+        b = np.linalg.solve(C.T @ (share[:, None] * C) + 0.1 * np.eye(S.size), C.T @ (share * t))
+        return float(share @ (t - C @ b) ** 2 + 0.1 * b @ b) / 2
+
+    for forbidden in ([], [0], [3]):
+        model.set_params(forbidden=forbidden)
+        fitted = model.fit(X, y, sample_weight=w)
+        model.set_params(forbidden=None)
+        certificate, value = model.certify_model(X, y, fitted.coef_, fitted.intercept_, w)
+        now = np.unique(groups[fitted.support_]).tolist()
+        others = [g for g in range(5) if g not in now]
+        best = min(least([*(h for h in now if h != i), g]) for i in now for g in others)
+        check = next(c for c in certificate.checks if c.claim is Claim.COORDINATEWISE)
+        assert check.name == "decrease by the best exchange of one group"
+        assert check.value == pytest.approx(max(value - best, 0.0), rel=1e-7, abs=1e-12)
+        assert check.passed is (best >= value * (1 - 1e-6))
+        assert certificate.measures["swaps_checked"] == 6

@@ -445,12 +445,3 @@ def test_messages(settings, message) -> None:
     with pytest.raises(InvalidParameterError) as caught:
         prove(gram, **({"budget": 2} | settings))
     assert str(caught.value) == message
-
-
-def test_several_targets_are_refused() -> None:
-    gram = Whole(np.eye(4), np.ones((4, 2)))
-    with pytest.raises(InvalidParameterError) as caught:
-        prove(gram, 2)
-    assert str(caught.value) == (
-        "`gram` must have one target, got 2.\nhint: Use `search` for several targets."
-    )

@@ -25,24 +25,28 @@ SHARES = (1.0, 1.0 - 1e-12, 1.0 - 1e-10, 1.0 - 1e-8, 1.0 - 1e-6, 0.999)
 
 @dataclass(frozen=True, slots=True)
 class SquaresProblem:
-    """What a tree is about: energy - 2 c^T b + b^T H b over sparse b.
+    """What a tree is about: energy - 2 <c, b> + <b, H b> over sparse b.
 
     Parameters
     ----------
     matrix : ndarray of shape (p, p)
         H, symmetric, positive semidefinite.
-    linear : ndarray of shape (p,)
-        c.
+    linear : ndarray of shape (p,) or (p, m)
+        c; with several targets b has a column for each, and rows count.
     energy : float
         The constant.
     budget : int
-        Most nonzeros.
+        Most nonzeros; most groups where `units` is given.
     always, forbidden : tuple of int, default=()
         Features that take up budget in every support, and features that are in none.
     useless : tuple of int, default=()
         Features that change nothing, whatever their coefficient.
     least : float, default=-inf
         A lower bound on the function that is known; 0 where it is a sum of squares.
+    units : ndarray of shape (p,), int64, or None, default=None
+        Label of the group of every feature; None means that every feature is one.
+    lower, upper : ndarray of shape (p,) or None, default=None
+        Bounds on b, with 0 inside; None means none.
     """
 
     matrix: Floats
@@ -53,6 +57,15 @@ class SquaresProblem:
     forbidden: tuple[int, ...] = ()
     useless: tuple[int, ...] = ()
     least: float = -math.inf
+    units: Integers | None = None
+    lower: Floats | None = None
+    upper: Floats | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether features are chosen one by one, with one target and without bounds."""
+        free = self.lower is None and self.upper is None
+        return self.units is None and free and self.linear.ndim == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,10 @@ def check_tree(problem: SquaresProblem, proof: TreeProof) -> TreeCheck:
     .. math:: e - \theta^T Q \theta - \sum_{\mathrm{inside}} v_j^2 / d_j
         - \sum_{\text{largest that fit}} v_j^2 / d_j.
 
+    With groups, several targets or bounds the terms are those of units, in coordinates in which
+    the columns of a group are orthonormal, and the largest within the bounds; a support within
+    bounds is settled by the tangent at its minimizer and the least curvature.
+
     Boxes are derived here from the first one, so nothing is left out: what no later step takes
     over counts with the bound it has. Costs O(p^3) for a model, O(p) for a nonzero of a base
     point, and O(p^2) for a box that is enumerated.
@@ -133,6 +150,12 @@ def check_tree(problem: SquaresProblem, proof: TreeProof) -> TreeCheck:
     >>> bool(abs(bound - result.subset.value) < 1e-6 * bound)
     True
     """
+    if not problem.is_plain:
+        from ellzero.certificates.tree_units import check_unit_tree
+
+        lowest, reason = check_unit_tree(problem, proof)
+        steps = 0 if reason is not None else len(proof)
+        return TreeCheck(lowest, steps, reason)
     reason = _malformed(problem, proof)
     if reason is not None:
         return TreeCheck(-math.inf, 0, reason)
@@ -169,7 +192,7 @@ def _malformed(problem: SquaresProblem, proof: TreeProof) -> str | None:
     if names.size and (names[0] < 0 or names[-1] >= p or np.any(np.diff(names) <= 0)):
         return f"The proof names features that are not among the {p}."
     left_out = np.setdiff1d(np.arange(p), names)
-    missing = np.setdiff1d(left_out, _all(problem.forbidden, problem.useless))
+    missing = np.setdiff1d(left_out, union(problem.forbidden, problem.useless))
     if missing.size:
         return f"The proof leaves out features: {[int(j) for j in missing[:10]]}."
     if len(problem.always) > problem.budget:
@@ -177,6 +200,11 @@ def _malformed(problem: SquaresProblem, proof: TreeProof) -> str | None:
     if _chosen(problem, proof).all() or (not len(proof) and problem.least > -math.inf):
         # Nothing to choose from, or nothing to read.
         return None
+    return misfit(proof)
+
+
+def misfit(proof: TreeProof) -> str | None:
+    """Return whether the parts of a proof do not fit together."""
     n, m = len(proof), proof.model_starts.size
     good = n > 0 and m > 0 and proof.places.shape == proof.values.shape
     good = good and proof.steps.shape == (n, 4) and proof.model_starts[0] == 0
@@ -207,7 +235,8 @@ def _chosen(problem: SquaresProblem, proof: TreeProof) -> NDArray[np.bool_]:
     return np.isin(proof.features, problem.always)
 
 
-def _all(*parts: Iterable[int]) -> Integers:
+def union(*parts: Iterable[int]) -> Integers:
+    """Return the features of several collections, ascending."""
     return np.array(sorted({int(j) for part in parts for j in part}), dtype=np.int64)
 
 
@@ -322,23 +351,40 @@ class _Checker:
         self, h: Floats, weights: Floats, threshold: float, most: int
     ) -> tuple[Floats, Floats]:
         """Return Q and d, made smaller where rounding asks for it; no d where they fail."""
-        p = h.shape[0]
-        none = np.empty(0)
-        if weights.size != p or p == 0 or weights.min() <= 0:
-            return h, none
-        soft = h
-        if threshold > 0:
-            if np.ptp(weights) > 0:
-                return h, none
-            soft = np.sign(h) * np.maximum(np.abs(h) - threshold, 0.0)
-            np.fill_diagonal(soft, h.diagonal())
-        for share in SHARES:
-            d = share * weights
-            q = soft.copy()
-            q[np.diag_indices(p)] -= d + max(most - 1, 0) * threshold
-            if _is_semidefinite(q):
-                return q, d
+        return model_of(h, weights, threshold, most)
+
+
+def model_of(h: Floats, weights: Floats, threshold: float, most: int) -> tuple[Floats, Floats]:
+    """Return Q and d, made smaller where rounding asks for it; no d where they fail.
+
+    Parameters
+    ----------
+    h : ndarray of shape (p, p)
+        The matrix.
+    weights : ndarray of shape (p,)
+        The weights d; for a threshold all the same.
+    threshold : float
+        By how much entries beside the diagonal are reduced.
+    most : int
+        Most nonzeros of b.
+    """
+    p = h.shape[0]
+    none = np.empty(0)
+    if weights.size != p or p == 0 or weights.min() <= 0:
         return h, none
+    soft = h
+    if threshold > 0:
+        if np.ptp(weights) > 0:
+            return h, none
+        soft = np.sign(h) * np.maximum(np.abs(h) - threshold, 0.0)
+        np.fill_diagonal(soft, h.diagonal())
+    for share in SHARES:
+        d = share * weights
+        q = soft.copy()
+        q[np.diag_indices(p)] -= d + max(most - 1, 0) * threshold
+        if _is_semidefinite(q):
+            return q, d
+    return h, none
 
 
 def _is_semidefinite(matrix: Floats) -> bool:

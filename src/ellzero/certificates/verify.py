@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from ellzero.core.problem import (
 from ellzero.core.result import Certificate, Check, Claim, Measure, Proof, TreeProof
 from ellzero.errors import InvalidParameterError
 from ellzero.objectives import LeastSquares
-from ellzero.sets import L0Ball
+from ellzero.sets import GroupL0Ball, L0Ball
 from ellzero.smoothness import restricted_smoothness
 from ellzero.tensors import named, supports
 from ellzero.typing import Params
@@ -530,32 +531,49 @@ def _by_tree(
     case: _Case, found: _Findings, proof: TreeProof, best: LowerBound | None
 ) -> LowerBound | None:
     """Check a tree of boxes; return the better of its bound and the one at hand."""
-    ball, objective, n = case.ball, case.problem.objective, case.flat.size
+    ball, objective, n = case.problem.constraint, case.problem.objective, case.flat.size
+    known = isinstance(ball, L0Ball | GroupL0Ball)
     found.measures["proof_boxes"] = len(proof)
     squares = isinstance(objective, LeastSquares)
     least = 0.0 if squares else None if best is None else best.value
     reason = None
-    if ball is None or not isinstance(objective, AbstractQuadraticObjective):
-        reason = "It is for another problem than a quadratic objective under an `L0Ball`."
+    if not known or not isinstance(objective, AbstractQuadraticObjective):
+        reason = (
+            "It is for another problem than a quadratic objective under an `L0Ball` or a "
+            "`GroupL0Ball`."
+        )
     elif n > TREE_ENTRIES:
         reason = f"Its matrix would have more than {TREE_ENTRIES} rows."
     elif least is None:
         reason = "Nothing bounds the objective from below."
     else:
         zero = torch.zeros_like(case.theta).unsqueeze(0)
+        assert isinstance(ball, L0Ball | GroupL0Ball)
         value, grad = case.flat.value_and_grad(zero)
         index = torch.arange(n, device=zero.device).unsqueeze(0)
         free = (~case.counted).nonzero().flatten()
+        units, budget = None, 0
+        if isinstance(ball, GroupL0Ball):
+            labels = ball.unit_labels(case.params)
+            # A free entry is a group of its own, which is always in.
+            labels[free] = labels.max() + 1 + torch.arange(free.shape[0], device=labels.device)
+            units, budget = np.array(named.to_list(labels)), ball.n_groups
+        else:
+            budget = ball.n_nonzero
+        inside = np.array(named.to_list(case.counted))
         matrix = to_array(case.flat.hessian_on(zero, index)[0])
         # Twice the distance of the objective to what bounds it.
         problem = SquaresProblem(
             matrix,
             -to_array(grad[0]),
             2 * (named.to_float(value[0]) - least),
-            ball.n_nonzero + free.shape[0],
+            budget + free.shape[0],
             always=tuple(named.to_list(free)),
             useless=tuple(map(int, (matrix.diagonal() <= 0).nonzero()[0])),
             least=0.0,
+            units=units,
+            lower=None if ball.lower is None else np.where(inside, ball.lower, -np.inf),
+            upper=None if ball.upper is None else np.where(inside, ball.upper, np.inf),
         )
         checked = check_tree(problem, proof)
         reason = checked.reason

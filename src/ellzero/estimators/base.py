@@ -22,14 +22,14 @@ from ellzero.estimators.inputs import Encoding, Floats, Integers
 from ellzero.estimators.losses import Found, Job
 from ellzero.estimators.options import check_ridge, find_budgets, make_shape
 from ellzero.estimators.path import L0Path
-from ellzero.estimators.scaling import ScaledGram
 from ellzero.subset.exact import ExactResult
 from ellzero.subset.results import Subset, SubsetPath
 from ellzero.validation import check_choice, check_integer, check_real
 
 # Columns and boxes up to which `solver="auto"` goes on to a proof: about the time of a search.
+# Boxes of groups, several targets and bounds cost more.
 PROOF_COLUMNS = 64
-PROOF_NODES = 100
+PROOF_NODES, UNIT_NODES = 100, 40
 # Share of the sum of squares below which an objective is computed from the data again.
 EXACT_FIT = 1e-9
 EFFORTS = ("fast", "normal", "thorough")
@@ -568,12 +568,6 @@ def why_no_proof(job: Job) -> str | None:
     """Return why branch and bound cannot treat a problem; None where it can."""
     if job.loss != "squared":
         return "it proves least squares only"
-    if job.n_outputs > 1:
-        return "it proves models of one target only"
-    if job.shape.grouped:
-        return "it does not treat groups"
-    if job.shape.bounded:
-        return "it does not treat bounds on coefficients"
     return None
 
 
@@ -607,22 +601,19 @@ def prove_choice(
 
     gram = choice.found.gram
     assert gram is not None
-    ridge = choice.found.ridge
-    scale = np.ones(gram.n_features)
-    if np.ndim(ridge):
-        # The proof knows one lambda: give every column the unit in which it is `job.ridge`.
-        scale = np.sqrt(np.asarray(ridge) / job.ridge)
-        scale[scale == 0] = 1.0
-    scaled = ScaledGram(gram, scale)
-    exact = prove(
-        scaled,
+    plain = job.n_outputs == 1 and not job.shape.grouped and not job.shape.bounded
+    few = PROOF_NODES if plain else UNIT_NODES
+    return prove(
+        gram,
         choice.budget,
-        ridge=job.ridge,
+        ridge=choice.found.ridge,
         always=job.shape.always.tolist(),
         forbidden=job.shape.forbidden.tolist(),
-        start=scaled.scaled(choice.subset),
+        groups=job.shape.groups,
+        lower=job.shape.lower,
+        upper=job.shape.upper,
+        start=choice.subset,
         time_limit=time_limit,
-        max_nodes=max_nodes if solver == "exact" else PROOF_NODES,
+        max_nodes=max_nodes if solver == "exact" else few,
         tol=tol,
     )
-    return replace(exact, subset=scaled.original(exact.subset))

@@ -12,6 +12,15 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
+from ellzero.certificates.exchanges import Products
+from ellzero.certificates.score_exchanges import (
+    AbstractScoreLoss,
+    HuberLoss,
+    ScalarLoss,
+    ScoreModel,
+    SoftmaxLoss,
+    check_score_exchanges,
+)
 from ellzero.certificates.tree import SquaresProblem, check_tree
 from ellzero.core.problem import Problem
 from ellzero.core.result import Certificate, Check, Claim, Measure
@@ -19,10 +28,9 @@ from ellzero.estimators import inputs
 from ellzero.estimators.inputs import Floats
 from ellzero.estimators.losses import Job, sample_losses
 from ellzero.subset.exact import ExactResult
+from ellzero.subset.reading import CHUNK, column_moments, transpose_product
 from ellzero.subset.results import Subset
 
-# Numbers of X that are turned into float64 at a time.
-CHUNK = 2**21
 # What rounding can leave of a sum of squares, relative to that of the target.
 ROUNDING = 1e-13
 # Share of its squares that a column must have left, given the support, to be exchanged for.
@@ -54,54 +62,6 @@ class _Findings:
             if verdicts:
                 best = claim
         return best
-
-
-def transpose_product(X: Any, vectors: Floats, shift: Floats) -> Floats:
-    """Return (X - 1 shift^T)^T V in float64, a block of columns at a time."""
-    n, p = X.shape
-    if hasattr(X, "tocsc"):
-        return np.asarray(X.T @ vectors) - np.outer(shift, vectors.sum(axis=0))
-    step = max(1, CHUNK // max(n, 1))
-    if inputs.is_tensor(X):
-        import torch
-
-        V = torch.as_tensor(vectors, device=X.device)
-        s = torch.as_tensor(shift, device=X.device)
-        parts = [
-            ((X[:, i : i + step].double() - s[i : i + step]).T @ V).cpu().numpy()
-            for i in range(0, p, step)
-        ]
-        return np.concatenate(parts) if parts else np.zeros((0, vectors.shape[1]))
-    out = np.empty((p, vectors.shape[1]))
-    for i in range(0, p, step):
-        block = X[:, i : i + step].astype(np.float64) - shift[i : i + step]
-        out[i : i + step] = block.T @ vectors
-    return out
-
-
-def column_moments(X: Any, weight: Floats, *, center: bool) -> tuple[Floats, Floats]:
-    """Return the weighted mean (zero where not centered) and sum of squares of every column."""
-    total = weight.sum()
-    n, p = X.shape
-    if hasattr(X, "tocsc"):
-        mean = np.asarray(X.T @ weight).ravel() / total if center else np.zeros(p)
-        square = np.asarray(X.multiply(X).T @ weight).ravel()
-        return mean, np.maximum(square - total * mean**2, 0.0)
-    mean, square = np.zeros(p), np.zeros(p)
-    step = max(1, CHUNK // max(n, 1))
-    for i in range(0, p, step):
-        block = X[:, i : i + step]
-        block = block.double() if inputs.is_tensor(X) else block.astype(np.float64)
-        w: Any = weight
-        if inputs.is_tensor(X):
-            import torch
-
-            w = torch.as_tensor(weight, device=X.device)
-        shift = (w @ block) / total if center else 0.0 * block[0]
-        left = w @ (block - shift) ** 2
-        mean[i : i + step] = inputs.to_numpy(shift)
-        square[i : i + step] = inputs.to_numpy(left)
-    return mean, square
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +198,14 @@ def _gap_checks(
 
 
 def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
-    """Return the sums of squares and products that least squares of one target minimizes."""
+    """Return the sums of squares and products that least squares minimizes."""
     n, p = job.X.shape
     weight = np.ones(n) if job.weight is None else job.weight
     total = float(weight.sum())
     mean, squares = column_moments(job.X, weight, center=job.fit_intercept)
-    target = np.asarray(job.y, dtype=np.float64)[:, 0]
+    target = np.asarray(job.y, dtype=np.float64)
     if job.fit_intercept:
-        target = target - np.average(target, weights=weight)
+        target = target - np.average(target, axis=0, weights=weight)
     if hasattr(job.X, "tocsc"):
         scaled = job.X.multiply(weight[:, None]).tocsc()
         matrix = np.asarray((job.X.T @ scaled).todense()) - total * np.outer(mean, mean)
@@ -255,18 +215,21 @@ def squares_problem(job: Job, budget: int, lam: Floats) -> SquaresProblem:
         for i in range(0, n, step):
             rows = inputs.to_numpy(job.X[i : i + step]).astype(np.float64) - mean
             matrix += rows.T @ (weight[i : i + step, None] * rows)
-    linear = transpose_product(job.X, (weight * target)[:, None], mean)[:, 0]
+    linear = transpose_product(job.X, weight[:, None] * target, mean)
     dead = np.flatnonzero(squares <= 1e-12 * (squares + total * mean**2))
     matrix[np.diag_indices(p)] += total * lam
     return SquaresProblem(
         matrix,
-        linear,
-        float(weight @ target**2),
+        linear[:, 0] if linear.shape[1] == 1 else linear,
+        float((weight @ target**2).sum()),
         budget,
         always=tuple(job.shape.always.tolist()),
         forbidden=tuple(job.shape.forbidden.tolist()),
         useless=tuple(dead.tolist()),
         least=0.0,
+        units=job.shape.groups,
+        lower=job.shape.lower,
+        upper=job.shape.upper,
     )
 
 
@@ -319,41 +282,83 @@ def _squares_checks(
     found.check("value above the minimum on the same support", decrease, slack, Claim.STATIONARY)
     if job.shape.grouped or job.shape.bounded:
         _stability(job, subset, budget, slope / total, squares / total, lam, found)
-    if job.shape.grouped:
-        found.assumptions.append(
-            "Exchanges are not checked: they have no closed form with groups."
-        )
-        return value
     # Where a bound holds a coefficient back, its slope is a multiplier: without it, and without
     # the bounds, the function is nowhere larger, has the same value here, and is minimal here on
     # the support. So prices are exact without bounds, and lower bounds with them.
     diagonal = squares + penalty
+    seen = Products(
+        normal, cross, slope, beta, diagonal, lower=job.shape.lower, upper=job.shape.upper,
+        spanned=COLLINEAR,
+    )  # fmt: skip
     alive = squares > 1e-14 * (squares + total * look.mean**2)
     out = np.ones(job.X.shape[1], dtype=bool)
-    out[S] = False
     out[job.shape.forbidden] = False
+    out[np.isin(job.shape.units, job.shape.units[S])] = False
     out &= alive
-    reach = cross @ inverse
-    left = diagonal - np.einsum("jk,jk->j", reach, cross)
-    if S.size < budget:
-        usable = out & (left > COLLINEAR * diagonal)
-        gains = _gains(job, slope, left, usable)
-        best, n_checked = float(gains.max(initial=0.0)), int(out.sum())
-        name = "decrease by the best further feature"
+    short = job.shape.count_units(S) < budget
+    if job.shape.grouped:
+        best, n_checked = _best_group(job, subset, look, seen, out, short)
+        what = "group"
+    elif short:
+        best, n_checked = float(seen.additions(out).max(initial=0.0)), int(out.sum())
+        what = "feature"
     else:
-        prices, n_checked = _exchange_prices(
-            job, subset, slope, reach, left, np.diag(inverse), out, diagonal
-        )
-        best = float(prices.max(initial=-np.inf))
-        if job.shape.bounded and m == 1 and best > 2 * total * slack:
-            refits = _Refits(job, subset, normal, cross, slope[:, 0], diagonal)
-            best, found.measures["swaps_solved"] = refits.best(prices, 2 * total * slack)
-        best = max(best, 0.0)
-        name = "decrease by the best exchange of one feature"
+        loose = np.flatnonzero(~np.isin(S, job.shape.always))
+        rows = (seen.exchanges([i], out) for i in loose.tolist())
+        if job.shape.bounded and m == 1:
+            prices = np.full((S.size, out.size), -np.inf)
+            prices[loose] = list(rows) if loose.size else prices[loose]
+            best = float(prices.max(initial=-np.inf))
+            if best > 2 * total * slack:
+                refits = _Refits(job, subset, normal, cross, slope[:, 0], diagonal)
+                best, found.measures["swaps_solved"] = refits.best(prices, 2 * total * slack)
+        else:
+            best = max((float(row.max(initial=-np.inf)) for row in rows), default=-np.inf)
+        n_checked, what = int(loose.size * out.sum()), "feature"
     found.measures["swaps_checked"] = n_checked
+    name = f"best further {what}" if short else f"best exchange of one {what}"
     # No sum of squares falls below zero, whatever rounding says of an exact fit.
-    found.check(name, min(best / (2 * total), value), slack, Claim.COORDINATEWISE)
+    decrease = min(max(best, 0.0) / (2 * total), value)
+    found.check(f"decrease by the {name}", decrease, slack, Claim.COORDINATEWISE)
     return value
+
+
+def _best_group(
+    job: Job, subset: Subset, look: _Squares, products: Products, out: Any, short: bool
+) -> tuple[float, int]:
+    """Return the largest decrease by an exchange of a group, or by one more, and their number."""
+    units, S = job.shape.units, subset.support
+    own = units[S]
+    kept = units[job.shape.always]
+    leaving = [np.flatnonzero(own == u) for u in np.unique(own) if u not in kept]
+    names, counts = np.unique(units[out], return_counts=True)
+    best, n_checked = -np.inf, 0
+    for size in np.unique(counts).tolist():
+        columns = np.flatnonzero(out & np.isin(units, names[counts == size]))
+        members = columns[np.argsort(units[columns], kind="stable")].reshape(-1, size)
+        step = max(1, CHUNK // max(size * job.X.shape[0], 1))
+        for begin in range(0, len(members), step):
+            part = members[begin : begin + step]
+            blocks = _blocks(job, look, part)
+            if short:
+                gains = [products.group_additions(part, blocks)]
+            else:
+                gains = [products.group_exchanges(rows, part, blocks) for rows in leaving]
+            n_checked += sum(g.size for g in gains)
+            best = max([best, *(float(g.max(initial=-np.inf)) for g in gains)])
+    return best, n_checked
+
+
+def _blocks(job: Job, look: _Squares, members: Any) -> Floats:
+    """Return the matrix on groups of one size, (u, q) to (u, q, q)."""
+    flat = members.ravel()
+    columns = inputs.to_numpy(inputs.take_columns(job.X, flat))
+    columns = columns.toarray() if hasattr(columns, "toarray") else columns
+    columns = (columns.astype(np.float64) - look.mean[flat]).T.reshape(*members.shape, -1)
+    blocks = (columns * look.weight) @ columns.transpose(0, 2, 1)
+    at = np.arange(members.shape[1])
+    blocks[:, at, at] += look.penalty[members]
+    return np.asarray(blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,51 +416,6 @@ class _Refits:
         after = 2 * float(solved.cost) - float(right @ right)
         before = float(beta @ self.normal @ beta - 2 * linear[S] @ beta)
         return before - after
-
-
-def _exchange_prices(
-    job: Job,
-    subset: Subset,
-    slope: Floats,
-    reach: Floats,
-    left: Floats,
-    leverage: Floats,
-    out: Any,
-    diagonal: Floats,
-) -> tuple[Floats, int]:
-    """Return decreases of the sum of squares by exchanges, and their number.
-
-    Those of every pair, (k, n_columns), within bounds; else the largest of every feature that may
-    leave, (k, 1).
-    """
-    count = 0
-    width = out.size if job.shape.bounded else 1
-    prices = np.full((subset.support.size, width), -np.inf)
-    for i, feature in enumerate(subset.support):
-        if feature in job.shape.always:
-            continue
-        count += int(out.sum())
-        # With feature i gone, column j has `room` left and correlates with the residual by `top`.
-        room = left + reach[:, i] ** 2 / leverage[i]
-        usable = out & (room > COLLINEAR * diagonal)
-        top = slope + np.outer(reach[:, i], subset.coef[i] / leverage[i])
-        gain = _gains(job, top, room, usable)
-        cost = float((subset.coef[i] ** 2).sum() / leverage[i])
-        decrease = np.where(usable, gain - cost, -np.inf)
-        prices[i] = decrease if job.shape.bounded else decrease.max(initial=-np.inf)
-    return prices, count
-
-
-def _gains(job: Job, slope: Floats, room: Floats, usable: Any) -> Floats:
-    """Return by how much each entering column lowers the sum of squares, its bounds kept."""
-    room = np.where(usable, room, 1.0)
-    step = slope / room[:, None]
-    if job.shape.lower is not None:
-        step = np.maximum(step, job.shape.lower[:, None])
-    if job.shape.upper is not None:
-        step = np.minimum(step, job.shape.upper[:, None])
-    gain = (step * (2 * slope - room[:, None] * step)).sum(axis=1)
-    return np.where(usable, gain, 0.0)
 
 
 def _free(job: Job, subset: Subset, slope: Floats) -> Any:
@@ -518,10 +478,6 @@ def _gradient_checks(
         max(tol * abs(value), rounding),
         Claim.STATIONARY,
     )
-    found.assumptions.append(
-        "Exchanges are not checked: for this loss they have no closed form; `certify='full'` "
-        "minimizes on each."
-    )
     slopes = -transpose_product(job.X, weight[:, None] * slope, np.zeros(job.X.shape[1]))
     steepest = CURVATURE.get(job.loss)
     if steepest is None:
@@ -533,7 +489,70 @@ def _gradient_checks(
     else:
         squares = steepest * column_moments(job.X, weight, center=False)[1]
     _stability(job, subset, budget, slopes, squares, lam, found)
+    _score_exchanges(job, subset, budget, lam, value, max(tol * abs(value), rounding), found)
     return value
+
+
+def _score_exchanges(
+    job: Job,
+    subset: Subset,
+    budget: int,
+    lam: Floats,
+    value: float,
+    slack: float,
+    found: _Findings,
+) -> None:
+    """Check exchanges of features for a loss of scores, where they can be bounded."""
+    shape, S = job.shape, subset.support
+    if shape.grouped or shape.bounded:
+        what = "groups" if shape.grouped else "bounds on coefficients"
+        found.assumptions.append(
+            f"Exchanges are not checked: for this loss they are not priced with {what}."
+        )
+        return
+    if found.claim() is not Claim.STATIONARY:
+        # Where the model is not even the minimizer on its support, exchanges prove nothing.
+        return
+    n = job.X.shape[0]
+    weight = np.full(n, 1.0 / n) if job.weight is None else job.weight / job.weight.sum()
+    coef, shift = subset.coef, subset.intercept if job.fit_intercept else None
+    loss: AbstractScoreLoss
+    if job.loss == "softmax":
+        loss = SoftmaxLoss(np.asarray(job.y), job.n_classes)
+        coef = coef @ loss.basis
+        shift = None if shift is None else shift @ loss.basis
+    elif job.loss == "huber":
+        loss = HuberLoss(np.asarray(job.y, dtype=np.float64), float(job.options["delta"]))
+    else:
+        loss = ScalarLoss(job.loss, np.asarray(job.y, dtype=np.float64))
+    outside = np.setdiff1d(np.arange(job.X.shape[1]), np.union1d(S, shape.forbidden))
+
+    def columns(index: Any) -> Floats:
+        part = inputs.to_numpy(inputs.take_columns(job.X, index))
+        part = part.toarray() if hasattr(part, "toarray") else part
+        return np.asarray(part, dtype=np.float64)
+
+    stays, short = np.isin(S, shape.always), S.size < budget
+    model = ScoreModel(
+        loss, columns, weight, S, coef, shift, lam, stays, outside, short
+    )  # fmt: skip
+    known = check_score_exchanges(model, value, slack)
+    if known.reason is not None:
+        found.assumptions.append(f"Exchanges are not checked: {known.reason}.")
+        return
+    found.measures |= {"swaps_checked": known.n_checked, "swaps_solved": known.n_solved}
+    if known.n_open:
+        found.assumptions.append(
+            f"Exchanges are not checked to the end: of {known.n_checked}, {known.n_open} are "
+            "neither excluded by a bound nor known to help; `certify='full'` minimizes on each."
+        )
+        return
+    name = "decrease by the best exchange of one feature"
+    name = "decrease by the best further feature" if short else name
+    found.check(name, known.best_decrease, slack, Claim.COORDINATEWISE)
+    found.assumptions.append(
+        "Exchanges are excluded by bounds on the curvature; those that are left were minimized."
+    )
 
 
 def _stability(
@@ -551,6 +570,9 @@ def _stability(
     curvature along every column; the sum of the largest of them bounds it along every direction
     between two models of the budget.
     """
+    if budget == 0:
+        # The model of nothing is the only one.
+        return
     units, n_units = job.shape.units, job.shape.n_units
     S = subset.support
     on = np.zeros(n_units, dtype=bool)

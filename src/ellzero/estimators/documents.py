@@ -74,8 +74,9 @@ _REST = """
     solver : {"auto", "search", "exact"}, default="auto"
         "search" exchanges features until no exchange helps, and starts again from perturbations.
         "exact" goes on with branch and bound until the selected model is proven best or a limit
-        is met (least squares of one target, without groups and bounds). "auto" does so where it
-        takes about as long as the search: up to 64 features, 100 boxes.
+        is met (least squares: also with groups, several targets, or bounds on the coefficients of
+        one). "auto" does so where it takes about as long as the search: up to 64 features, 100
+        boxes (40 of groups, of several targets or within bounds).
     effort : {"fast", "normal", "thorough"}, default="normal"
         How many perturbations the search may try.
     max_iter : int, default=1000000
@@ -85,8 +86,9 @@ _REST = """
     time_limit : float or None, default=None
         Seconds after which the best so far is kept, with a warning; None means no limit.
     certify : bool, "full" or "path", default=True
-        True checks what costs about as much as the fit. "full" runs `ellzero.verify`, which may
-        take longer than the fit. "path" checks the models of all budgets, see
+        True checks what costs about as much as the fit, and for losses other than least squares
+        all exchanges where that takes at most some seconds. "full" runs `ellzero.verify`, which
+        may take longer than the fit. "path" checks the models of all budgets, see
         `path_.certificates`. False leaves it out.
 """
 

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ellzero.errors import DataError
+from ellzero.subset.reading import bad_counts, is_tensor, take_columns, take_rows, to_numpy
+
+__all__ = ["is_tensor", "take_columns", "take_rows", "to_numpy"]
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -69,12 +72,6 @@ class Encoding:
             else:
                 out += [f"{name}={level}" for level in self.shown(j)]
         return tuple(out)
-
-
-def is_tensor(value: Any) -> bool:
-    """Return whether `value` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def is_table(value: Any) -> bool:
@@ -228,35 +225,9 @@ def _as_categorical(column: Any) -> Any:
     return column.astype("category")
 
 
-def _bad_counts(X: Any) -> Integers:
-    """Return how many numbers of each column are NaN or infinite."""
-    from scipy import sparse
-
-    if sparse.issparse(X):
-        csc = X.tocsc()
-        bad = ~np.isfinite(csc.data)
-        owner = np.repeat(np.arange(csc.shape[1]), np.diff(csc.indptr))
-        return np.bincount(owner[bad], minlength=csc.shape[1]).astype(np.int64)
-    if is_tensor(X):
-        torch = sys.modules["torch"]
-        return np.asarray((~torch.isfinite(X)).sum(0).cpu(), dtype=np.int64)
-    return np.asarray((~np.isfinite(X)).sum(0), dtype=np.int64)
-
-
 def check_finite(X: Any, names: Sequence[str] | None) -> None:
     """Raise when a matrix holds NaN or infinity, and say in which columns."""
-    from scipy import sparse
-
-    if sparse.issparse(X):
-        total = X.data.sum(dtype=np.float64)
-    elif is_tensor(X):
-        total = float(X.sum())
-    else:
-        with np.errstate(all="ignore"):
-            total = X.sum(dtype=np.float64)
-    if np.isfinite(total):
-        return
-    counts = _bad_counts(X)
+    counts = bad_counts(X)
     where = np.flatnonzero(counts)
     if where.size == 0:
         return
@@ -350,31 +321,6 @@ def _refuse_text(X: Any) -> None:
                         "Encode the column as numbers, or pass a data frame in which it is "
                         "categorical.",
                     ) from None
-
-
-def take_rows(X: Any, rows: Any) -> Any:
-    """Return rows of an array, a sparse matrix or a tensor."""
-    if is_tensor(X):
-        torch = sys.modules["torch"]
-        return X[torch.as_tensor(np.asarray(rows), device=X.device)]
-    if hasattr(X, "tocsr"):
-        return X.tocsr()[rows]
-    return X[rows]
-
-
-def take_columns(X: Any, columns: Integers) -> Any:
-    """Return columns of an array, a sparse matrix or a tensor."""
-    if is_tensor(X):
-        torch = sys.modules["torch"]
-        return X[:, torch.as_tensor(columns, device=X.device)]
-    if hasattr(X, "tocsc"):
-        return X.tocsc()[:, columns]
-    return X[:, columns]
-
-
-def to_numpy(value: Any) -> Any:
-    """Return a tensor as an array on the CPU; anything else as it is."""
-    return value.detach().cpu().numpy() if is_tensor(value) else value
 
 
 def n_samples_of(X: Any) -> int:

@@ -13,6 +13,7 @@ from ellzero.estimators.criteria import gaussian_deviance
 from ellzero.estimators.inputs import Floats, Integers
 from ellzero.estimators.options import Shape
 from ellzero.subset.inner import AbstractGram
+from ellzero.subset.reading import column_moments
 from ellzero.subset.results import Subset, SubsetPath
 
 
@@ -159,7 +160,10 @@ class Job:
             return self.ridge
         if gram is not None:
             return np.asarray(self.ridge * gram.diagonal / gram.n_samples)
-        return self.ridge * column_variances(self.X, self.weight, center=self.fit_intercept)
+        n = int(self.X.shape[0])
+        weight = np.ones(n) if self.weight is None else self.weight
+        _, squares = column_moments(self.X, weight, center=self.fit_intercept)
+        return np.asarray(self.ridge * squares / self.n_samples)
 
     def scores(self, subset: Subset) -> Floats:
         """Return the linear predictor of a model, (n_samples, n_outputs)."""
@@ -234,28 +238,3 @@ def sample_losses(job: Job, scores: Floats) -> Floats:
     residual = np.abs(u - y)
     inside = residual <= delta
     return np.asarray(np.where(inside, 0.5 * residual**2, delta * (residual - 0.5 * delta)))
-
-
-def column_variances(X: Any, weight: Floats | None, *, center: bool) -> Floats:
-    """Return the weighted variance of every column; mean squares where not centered."""
-    from scipy import sparse
-
-    n = X.shape[0]
-    w = np.full(n, 1.0 / n) if weight is None else weight / weight.sum()
-    if sparse.issparse(X):
-        mean = np.asarray(X.T @ w).ravel()
-        square = np.asarray(X.multiply(X).T @ w).ravel()
-        return np.maximum(square - mean**2, 0.0) if center else square
-    if inputs.is_tensor(X):
-        import torch
-
-        weights = torch.as_tensor(w, device=X.device)
-        X = X.double()
-        shift = weights @ X if center else torch.zeros_like(X[0])
-        return np.asarray((weights @ (X - shift) ** 2).cpu())
-    out = np.empty(X.shape[1])
-    for start in range(0, X.shape[1], 256):
-        block = np.asarray(X[:, start : start + 256], dtype=np.float64)
-        shift = w @ block if center else 0.0
-        out[start : start + 256] = w @ (block - shift) ** 2
-    return out

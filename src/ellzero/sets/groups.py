@@ -141,6 +141,28 @@ class GroupL0Ball(AbstractBudgetSet):
         chosen = top_k_masks(named.like(scores, {"groups": sums}), budget, incumbents=held)
         return _with_free(scores, split_like(chosen["groups"][..., index], inside))
 
+    def unit_labels(self, params: Params) -> Tensor:
+        """Return the group of every entry, flattened over all tensors; -1 for free entries.
+
+        Parameters
+        ----------
+        params : mapping of str to Tensor
+            A point (not a batch).
+
+        Returns
+        -------
+        Tensor of shape (n,), int64
+            Groups, numbered from 0 in the order of their labels.
+        """
+        inside = restrict(params, self.names)
+        self._grouping.check_fits(inside)
+        parts = split_like(self._grouping.flat_index(inside), inside)
+        labels = {
+            n: parts[n] if n in parts else torch.full_like(t, -1, dtype=torch.int64)
+            for n, t in params.items()
+        }
+        return named.flatten(named.like(params, labels))
+
     @override
     def n_units(self, params: Params) -> int:
         labels = self.groups

@@ -13,7 +13,7 @@ from ellzero.core.problem import AbstractQuadraticObjective, Problem
 from ellzero.core.result import TreeProof
 from ellzero.core.solver import AbstractSolver, SolverState
 from ellzero.objectives import LeastSquares
-from ellzero.sets import L0Ball
+from ellzero.sets import GroupL0Ball, L0Ball
 from ellzero.solvers.refit import refit
 from ellzero.subset.exact import prove
 from ellzero.subset.inner import FullGram
@@ -69,7 +69,8 @@ class ExactSubset(AbstractSolver[ExactState]):
     Runs `ellzero.subset.exact.prove`, see there for the method, its sources and its cost: O(n^3)
     for a model of n entries and O(n^2) memory. `verify` recomputes the bound from the evidence
     alone; evidence beyond ten megabytes is given up, and then nothing but the bound of the root
-    is verified. Rows of a batch are all the same point; there are no steps.
+    is verified. Takes an `L0Ball`, also with bounds, or a `GroupL0Ball`. Rows of a batch are all
+    the same point; there are no steps.
 
     Examples
     --------
@@ -98,10 +99,11 @@ class ExactSubset(AbstractSolver[ExactState]):
         objective, ball = problem.objective, problem.constraint
         if not isinstance(objective, AbstractQuadraticObjective):
             return f"it needs a quadratic objective, got `{type(objective).__name__}`"
-        if not isinstance(ball, L0Ball):
-            return "it needs an `L0Ball`: it exchanges one entry for one"
-        if ball.lower is not None or ball.upper is not None:
-            return "it refits without the side constraints of the set"
+        if not isinstance(ball, L0Ball | GroupL0Ball):
+            return "it needs an `L0Ball` or a `GroupL0Ball`"
+        bounded = ball.lower is not None or ball.upper is not None
+        if bounded and isinstance(ball, GroupL0Ball):
+            return "it does not treat groups together with bounds"
         if problem.penalty is not None:
             return "it does not take penalties"
         if not isinstance(objective, LeastSquares) and objective.strong_convexity() <= 0:
@@ -112,24 +114,45 @@ class ExactSubset(AbstractSolver[ExactState]):
     def init(self, problem: Problem, params: Batch) -> ExactState:
         objective, ball = problem.objective, problem.constraint
         assert isinstance(objective, AbstractQuadraticObjective)
-        assert isinstance(ball, L0Ball)
+        assert isinstance(ball, L0Ball | GroupL0Ball)
+        row = named.row(params, 0)
         counted = supports.covered(ball.names, params)
         free = named.to_list((~counted).nonzero().flatten())
         gram = _whole(objective)
+        p = gram.n_features
+        if isinstance(ball, GroupL0Ball):
+            groups = np.array(named.to_list(ball.unit_labels(row)))
+            # A free entry is a group of its own, which is always in.
+            groups[free] = groups.max(initial=-1) + 1 + np.arange(len(free))
+            budget, n_units = ball.n_groups, int(np.unique(groups).size)
+        else:
+            groups, budget, n_units = None, ball.n_nonzero, p
+        inside = np.array(named.to_list(counted))
+        low = None if ball.lower is None else np.where(inside, ball.lower, -np.inf)
+        high = None if ball.upper is None else np.where(inside, ball.upper, np.inf)
         result = prove(
             gram,
-            min(ball.n_nonzero + len(free), gram.n_features),
+            min(budget + len(free), n_units),
             always=free,
+            groups=groups,
+            lower=low,
+            upper=high,
             time_limit=self.time_limit,
             max_nodes=self.max_nodes,
             # Half is left to rounding of the data and to the verifier.
             tol=0.5 * self.tol,
         )
         chosen = torch.from_numpy(result.subset.support).to(counted.device)
-        mask = torch.zeros_like(counted).index_fill(0, chosen, True) | ~counted
-        flat = mask.unsqueeze(0).expand(params.size, -1)
-        masks = Batch(named.unflatten(flat, named.row(params, 0)))
-        point = refit(objective, masks, params)
+        if low is None and high is None:
+            mask = torch.zeros_like(counted).index_fill(0, chosen, True) | ~counted
+            flat = mask.unsqueeze(0).expand(params.size, -1)
+            point = refit(objective, Batch(named.unflatten(flat, row)), params)
+        else:
+            # The minimizer within the bounds, as the proof has it.
+            theta = named.flatten(row).new_zeros(p)
+            theta[chosen] = torch.from_numpy(result.subset.coef[:, 0]).to(theta)
+            rows = theta.unsqueeze(0).expand(params.size, -1)
+            point = Batch(named.unflatten(rows, row))
         code = torch.full((params.size,), result.status.code, device=counted.device)
         return ExactState(point, objective.value(point), code, result.proof)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ellzero.core.result import Measure, Status, TreeProof
-from ellzero.errors import InvalidParameterError
+from ellzero.errors import IncompatibleError, InvalidParameterError
 from ellzero.subset.evidence import LIMIT, Evidence
 from ellzero.subset.gram import AbstractGram
 from ellzero.subset.results import Floats, Integers, Subset
 from ellzero.subset.tree import Box, States, Tree
 from ellzero.validation import check_integer, check_real
+
+if TYPE_CHECKING:
+    from ellzero.subset.exact_units import UnitProblem
 
 # What rounding can do to a sum of squares, relative to that of the targets.
 ROUNDING = 1e-13
@@ -102,9 +107,12 @@ def prove(
     gram: AbstractGram,
     budget: int,
     *,
-    ridge: float = 0.0,
+    ridge: float | ArrayLike = 0.0,
     always: Iterable[int] = (),
     forbidden: Iterable[int] = (),
+    groups: ArrayLike | None = None,
+    lower: float | ArrayLike | None = None,
+    upper: float | ArrayLike | None = None,
     start: Subset | None = None,
     time_limit: float | None = None,
     max_nodes: int | None = None,
@@ -112,23 +120,29 @@ def prove(
     callback: Callable[[Progress], bool | None] | None = None,
     evidence: int = LIMIT,
 ) -> ExactResult:
-    r"""Find the best subset of at most `budget` features and prove it.
+    r"""Find the best subset of at most `budget` features, or groups of them, and prove it.
 
-    .. math:: \min_b \; \tfrac{1}{2N} \|y - X b\|^2 + \tfrac{\lambda}{2} \|b\|^2
-        \quad \text{with at most } k \text{ nonzero entries}
+    .. math:: \min_B \; \tfrac{1}{2N} \|Y - X B\|_F^2 + \tfrac12 \sum_j \lambda_j \|B_j\|^2
+        \quad \text{with at most } k \text{ nonzero rows, or groups of rows, } B_j
 
-    where k is `budget` and :math:`\lambda` is `ridge`.
+    where k is `budget` and :math:`\lambda` is `ridge`; coefficients may have bounds.
 
     Parameters
     ----------
     gram : AbstractGram
-        Inner products, of one target.
+        Inner products. With several targets a feature has a coefficient for each of them, and
+        counts once.
     budget : int
-        Most features. Must be in [0, n_features].
-    ridge : float, default=0.0
+        Most features; most groups where `groups` is given. Must be in [0, n_features], or up to
+        the number of groups.
+    ridge : float or array_like of shape (n_features,), default=0.0
         The lambda. Must not be negative; the bounds need it where columns are collinear.
     always, forbidden : iterable of int, default=()
-        Features that are in every subset, and in none. The former count.
+        Features that are in every subset, and in none; with their whole groups. The former count.
+    groups : array_like of shape (n_features,), int, or None, default=None
+        Label of the group of every feature. A group enters or leaves as a whole.
+    lower, upper : float or array_like of shape (n_features,) or None, default=None
+        Bounds on the coefficients, with ``lower <= 0 <= upper``; None means none.
     start : Subset or None, default=None
         A subset to start from; None searches one.
     time_limit : float or None, default=None
@@ -152,6 +166,8 @@ def prove(
     ------
     InvalidParameterError
         If a parameter is out of range, or the features that are always in exceed the budget.
+    IncompatibleError
+        If bounds come with groups or with several targets.
 
     Notes
     -----
@@ -165,6 +181,11 @@ def prove(
     for a model, O(p) for an open box. The number of boxes can grow like the number of subsets when
     the signal is weak and the columns are collinear. Decisions depend on counts only: the same
     input gives the same bits.
+
+    Groups, several targets and bounds have a tree of their own, which keeps the model of its root:
+    the gain of a unit is the sum over its columns and targets, in coordinates in which the columns
+    of a group are orthonormal, and is taken within the bounds. Without ridge and with more columns
+    than samples that model often bounds nothing; then only what is enumerated does.
 
     References
     ----------
@@ -187,8 +208,17 @@ def prove(
     """
     began = time.perf_counter()
     p = gram.n_features
-    check_integer("budget", budget, 0, p, meaning="the number of features")
-    check_real("ridge", ridge, 0.0)
+    from ellzero.subset.shaped import check_bounds, check_groups, check_ridge
+
+    names, units = check_groups(groups, p)
+    what = "features" if groups is None else "groups"
+    check_integer("budget", budget, 0, len(names), meaning=f"the number of {what}")
+    lambdas = check_ridge(ridge, p)
+    bounds = check_bounds(lower, upper, gram)
+    if bounds is not None and groups is not None:
+        raise IncompatibleError(
+            "Bounds on coefficients cannot be combined with `groups`.", "Drop one of them."
+        )
     check_real("tol", tol, 0.0, open_low=True)
     if time_limit is not None:
         check_real("time_limit", time_limit, 0.0)
@@ -197,43 +227,66 @@ def prove(
     check_integer("evidence", evidence, 0)
     kept = _features("always", always, p)
     banned = _features("forbidden", forbidden, p)
-    both = np.intersect1d(kept, banned)
+    must, never = np.unique(units[kept]), np.unique(units[banned])
+    both = np.intersect1d(must, never)
     if both.size:
+        shared = np.intersect1d(kept, banned) if groups is None else names[both]
         raise InvalidParameterError(
-            f"`always` and `forbidden` must not share features, got {both.tolist()} in both."
+            f"`always` and `forbidden` must not share {what}, got {shared.tolist()} in both."
         )
-    if kept.size > budget:
+    if must.size > budget:
         raise InvalidParameterError(
-            f"`always` must name at most `budget={budget}` features, got {kept.size}.",
+            f"`always` must name at most `budget={budget}` {what}, got {must.size}.",
             "Raise `budget`.",
         )
-    if gram.n_outputs != 1:
-        raise InvalidParameterError(
-            f"`gram` must have one target, got {gram.n_outputs}.",
-            "Use `search` for several targets.",
-        )
-    problem = _Problem.of(gram, budget, float(ridge), kept, banned)
 
     def late() -> bool:
         return time_limit is not None and time.perf_counter() - began >= time_limit
 
-    tree = Tree(
-        problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget,
-        late, Evidence(problem.names, evidence),
+    run = _Run(began, late, max_nodes, callback)
+    if groups is None and bounds is None and gram.n_outputs == 1:
+        problem = _Problem.of(gram, budget, lambdas, kept, banned)
+        tree = Tree(
+            problem.h, problem.c, problem.energy, ROUNDING * problem.energy, tol, problem.budget,
+            late, Evidence(problem.names, evidence),
+        )  # fmt: skip
+        return _prove_features(run, problem, tree, start)
+    return _prove_units(
+        run, gram, budget, lambdas, units, must, np.isin(units, never), bounds, start, tol,
+        evidence,
     )  # fmt: skip
-    status = Status.CONVERGED
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Limits of a proof."""
+
+    began: float
+    late: Callable[[], bool]
+    most: int | None
+    callback: Callable[[Progress], bool | None] | None
+
+    def stop(self, n_nodes: int, progress: Callable[[float], Progress]) -> Status | None:
+        """Return why to stop, if so."""
+        if self.late():
+            return Status.TIME_LIMIT
+        if self.most is not None and n_nodes + 2 > self.most:
+            return Status.MAX_ITER
+        seconds = time.perf_counter() - self.began
+        if self.callback is not None and self.callback(progress(seconds)):
+            return Status.INTERRUPTED
+        return None
+
+
+def _prove_features(run: _Run, problem: _Problem, tree: Tree, start: Subset | None) -> ExactResult:
+    """Prove the best subset of features with one target, without bounds."""
+    status = None
     try:
         _first_incumbent(problem, tree, start)
         tree.add(problem.root())
-        for _ in tree.run(problem.fixed, max_nodes):
-            seconds = time.perf_counter() - began
-            if late():
-                status = Status.TIME_LIMIT
-            elif max_nodes is not None and tree.count[3] + 2 > max_nodes:
-                status = Status.MAX_ITER
-            elif callback is not None and callback(problem.progress(tree, seconds)):
-                status = Status.INTERRUPTED
-            if status is not Status.CONVERGED:
+        for _ in tree.run(problem.fixed, run.most):
+            status = run.stop(int(tree.count[3]), lambda s: problem.progress(tree, s))
+            if status is not None:
                 break
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
@@ -241,9 +294,105 @@ def prove(
         tree.closed = 0.0
     if tree.is_settled:
         status = Status.CONVERGED
-    elif status is Status.CONVERGED:
-        status = Status.STALLED
-    return problem.result(tree, status, began)
+    return problem.result(tree, status or Status.STALLED, run.began)
+
+
+def _prove_units(
+    run: _Run,
+    gram: AbstractGram,
+    budget: int,
+    ridge: Floats,
+    units: Integers,
+    always: Integers,
+    banned: NDArray[np.bool_],
+    bounds: tuple[Floats, Floats] | None,
+    start: Subset | None,
+    tol: float,
+    evidence: int,
+) -> ExactResult:
+    """Prove the best subset of groups, of several targets or within bounds."""
+    from ellzero.subset.exact_units import UnitProblem, UnitTree
+
+    usable = _usable(gram)
+    usable[banned] = False
+    shrinkage = gram.n_samples * ridge
+    problem = UnitProblem.of(gram, shrinkage, units, budget, always, usable, bounds)
+    tree = UnitTree(problem, tol, ROUNDING * problem.energy, run.late, evidence)
+    unit = 2.0 * gram.n_samples
+
+    def progress(seconds: float) -> Progress:
+        value, bound = tree.value / unit, max(tree.lower_bound, 0.0) / unit
+        return Progress(value, min(bound, value), tree.n_nodes, tree.n_open, seconds)
+
+    status = None
+    try:
+        for chosen in _first_units(problem, gram, budget, ridge, units, banned, bounds, start):
+            tree.improve(chosen)
+        for _ in tree.run(run.most):
+            status = run.stop(tree.n_nodes, progress)
+            if status is not None:
+                break
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
+    if tree.is_settled:
+        status = Status.CONVERGED
+    subset = problem.subset(gram, ridge, tree.support, bounds)
+    if start is not None and start.value <= subset.value:
+        subset = start
+    measures: dict[str, Measure] = dict(tree.count)
+    measures["features left at the root"] = tree.left
+    measures["models"] = int(tree.has_model)
+    measures["boxes open"] = tree.n_open
+    bound = max(tree.lower_bound, 0.0) / unit * (1 - 1e-15)
+    return ExactResult(
+        subset,
+        min(bound, subset.value),
+        status or Status.STALLED,
+        n_nodes=tree.n_nodes,
+        seconds=time.perf_counter() - run.began,
+        root_bound=min(max(tree.root_bound, 0.0) / unit, subset.value),
+        measures=measures,
+        proof=tree.proof(),
+    )
+
+
+def _first_units(
+    problem: UnitProblem,
+    gram: AbstractGram,
+    budget: int,
+    ridge: Floats,
+    units: Integers,
+    banned: NDArray[np.bool_],
+    bounds: tuple[Floats, Floats] | None,
+    start: Subset | None,
+) -> list[Integers]:
+    """Return supports to begin with: those always in, and the one given or found by a search."""
+    from ellzero.subset.effort import Effort
+    from ellzero.subset.shaped import search_shaped
+
+    must = np.flatnonzero(problem.inside)
+    if start is None:
+        grouped = problem.n_units < problem.order.size or np.ptp(np.bincount(units)) > 0
+        start = search_shaped(
+            gram,
+            [budget],
+            ridge=ridge,
+            always=np.flatnonzero(np.isin(units, problem.labels[must])).tolist(),
+            forbidden=np.flatnonzero(banned).tolist(),
+            groups=units if grouped else None,
+            lower=None if bounds is None else bounds[0],
+            upper=None if bounds is None else bounds[1],
+            effort=Effort.of("fast"),
+        )[budget]
+    chosen = np.flatnonzero(np.isin(problem.labels, units[start.support]))
+    both = np.union1d(must, chosen)
+    return [must, both] if both.size <= problem.budget else [must]
+
+
+def _usable(gram: AbstractGram) -> NDArray[np.bool_]:
+    """Return which columns have spread around their mean: others explain nothing."""
+    moment = gram.diagonal + gram.n_samples * np.square(gram.x_mean)
+    return np.asarray(gram.diagonal > 1e-13 * moment)
 
 
 def _features(name: str, given: Iterable[int], p: int) -> Integers:
@@ -259,7 +408,7 @@ class _Problem:
     """The problem scaled to a unit diagonal, without columns that are constant or forbidden."""
 
     gram: AbstractGram
-    shrinkage: float
+    shrinkage: Floats
     budget: int
     names: Integers
     fixed: States
@@ -269,18 +418,16 @@ class _Problem:
 
     @classmethod
     def of(
-        cls, gram: AbstractGram, budget: int, ridge: float, always: Integers, forbidden: Integers
+        cls, gram: AbstractGram, budget: int, ridge: Floats, always: Integers, forbidden: Integers
     ) -> _Problem:
         shrinkage = ridge * gram.n_samples
-        # A column without spread around its mean explains nothing.
-        moment = gram.diagonal + gram.n_samples * np.square(gram.x_mean)
-        usable = gram.diagonal > 1e-13 * moment
+        usable = _usable(gram)
         usable[forbidden] = False
         names = np.flatnonzero(usable)
         fixed = np.isin(names, always).astype(np.int8)
         budget = min(budget - always.size + int(fixed.sum()), names.size)
         h = np.array(gram.columns(names)[:, names], dtype=np.float64)
-        h[np.diag_indices_from(h)] += shrinkage
+        h[np.diag_indices_from(h)] += shrinkage[names]
         scale = np.sqrt(h.diagonal())
         h = h / scale / scale[:, None]
         h = np.ascontiguousarray(0.5 * (h + h.T))
@@ -331,7 +478,7 @@ class _Problem:
         coef: Floats = np.zeros((support.size, 1))
         value = self.energy
         if support.size:
-            block = self.gram.block(support) + self.shrinkage * np.eye(support.size)
+            block = self.gram.block(support) + np.diag(self.shrinkage[support])
             scale = np.sqrt(block.diagonal())
             target = self.gram.cross[support] / scale[:, None]
             unit = block / scale / scale[:, None]

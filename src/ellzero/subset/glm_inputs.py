@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ellzero.errors import InvalidParameterError
 from ellzero.subset.glm_design import AbstractDesign, DenseDesign, DeviceDesign, SparseDesign
+from ellzero.subset.reading import bad_counts, take_rows, to_numpy
 from ellzero.subset.results import Floats, Integers
 from ellzero.validation import check_choice, check_integer, check_real
 
@@ -111,7 +112,8 @@ def read(
             )
         inside = weight > 0
         if not inside.all():
-            X, target, weight = _take(X, inside), target[inside], weight[inside]
+            X, target, weight = take_rows(X, inside), target[inside], weight[inside]
+            X = X.tocsc() if hasattr(X, "tocsc") else X
     weight = weight / weight.max()
     weight = weight / weight.sum()
     codes, n_classes = _check_target(loss, target)
@@ -187,13 +189,12 @@ def _matrix(X: Any) -> Any:
         )
     if isinstance(X, torch.Tensor):
         X = X if X.is_floating_point() else X.double()
-        bad = (~torch.isfinite(X)).sum(0).cpu().numpy()
     else:
         if X.dtype.kind not in "biuf":
             raise InvalidParameterError(f"`X` must hold numbers, got dtype {X.dtype}.")
         if X.dtype not in (np.float32, np.float64):
             X = X.astype(np.float64)
-        bad = _bad(X)
+    bad = bad_counts(X)
     if bad.any():
         columns = np.flatnonzero(bad)
         counts = ", ".join(f"column {j} ({bad[j]})" for j in columns[:10])
@@ -205,30 +206,8 @@ def _matrix(X: Any) -> Any:
     return X
 
 
-def _bad(X: Any) -> Integers:
-    """Return how many numbers of every column are not finite."""
-    p = X.shape[1]
-    if isinstance(X, np.ndarray):
-        # One pass tells whether anything is wrong; only then look for where.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(X.sum()):
-                return np.zeros(p, np.int64)
-        return np.asarray((~np.isfinite(X)).sum(axis=0))
-    column = np.repeat(np.arange(p), np.diff(X.indptr))
-    return np.bincount(column[~np.isfinite(X.data)], minlength=p)
-
-
-def _take(X: Any, inside: NDArray[np.bool_]) -> Any:
-    if isinstance(X, torch.Tensor):
-        return X[torch.as_tensor(inside, device=X.device)]
-    if isinstance(X, np.ndarray):
-        return X[inside]
-    return X.tocsr()[inside].tocsc()
-
-
 def _vector(name: str, value: Any, n: int) -> Floats:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
+    value = to_numpy(value)
     try:
         out = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -312,9 +291,7 @@ def _groups(groups: Any, p: int) -> tuple[list[Integers] | None, Integers]:
     """Return the features of every group, and the group of every feature."""
     if groups is None:
         return None, np.arange(p)
-    if isinstance(groups, torch.Tensor):
-        groups = groups.detach().cpu().numpy()
-    labels = np.asarray(groups)
+    labels = np.asarray(to_numpy(groups))
     if labels.shape != (p,) or labels.dtype.kind not in "iu":
         raise InvalidParameterError(
             f"`groups` must hold one integer label for each of {p} features, "

@@ -98,11 +98,11 @@ def search_shaped(
     [[1.0]]
     """
     p = gram.n_features
-    lambdas = _check_ridge(ridge, p)
+    lambdas = check_ridge(ridge, p)
     must = _check_features("always", always, p)
     never = _check_features("forbidden", forbidden, p)
     limit = None if time_limit is None else check_real("time_limit", time_limit, 0.0)
-    bounds = _check_bounds(lower, upper, gram)
+    bounds = check_bounds(lower, upper, gram)
     if max_per_group is not None and groups is None:
         raise InvalidParameterError(
             "`max_per_group` needs `groups`.", "Pass the label of the group of every feature."
@@ -112,7 +112,7 @@ def search_shaped(
             "Bounds on coefficients cannot be combined with whole `groups`.",
             "Drop one of them, or choose within groups with `max_per_group`.",
         )
-    names, labels = _check_groups(groups, p)
+    names, labels = check_groups(groups, p)
     n_groups = len(names)
     if max_per_group is not None:
         room = check_integer("max_per_group", max_per_group, 1)
@@ -175,7 +175,8 @@ def _name(item: int, names: NDArray[Any], share: Integers | None) -> str:
     return f"feature {item}" if share is not None else f"group {names[item]}"
 
 
-def _check_ridge(ridge: float | ArrayLike, p: int) -> Floats:
+def check_ridge(ridge: float | ArrayLike, p: int) -> Floats:
+    """Return the ridge of every feature, checked."""
     out = np.asarray(ridge, np.float64)
     if out.ndim == 0:
         return np.full(p, check_real("ridge", float(out), 0.0))
@@ -193,7 +194,7 @@ def _check_features(name: str, features: Iterable[int], p: int) -> Integers:
     return np.unique(np.array(out, np.int64))
 
 
-def _check_groups(groups: ArrayLike | None, p: int) -> tuple[NDArray[Any], Integers]:
+def check_groups(groups: ArrayLike | None, p: int) -> tuple[NDArray[Any], Integers]:
     """Return the distinct labels and the place of every feature's label among them."""
     if groups is None:
         return np.arange(p), np.arange(p)
@@ -212,9 +213,10 @@ def _check_groups(groups: ArrayLike | None, p: int) -> tuple[NDArray[Any], Integ
     return names, places.reshape(-1).astype(np.int64)
 
 
-def _check_bounds(
+def check_bounds(
     lower: float | ArrayLike | None, upper: float | ArrayLike | None, gram: AbstractGram
 ) -> tuple[Floats, Floats] | None:
+    """Return bounds for every feature, checked; None without any."""
     if lower is None and upper is None:
         return None
     p = gram.n_features
