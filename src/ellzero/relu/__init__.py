@@ -11,6 +11,7 @@ from ellzero.relu.closed_forms import (
 )
 from ellzero.relu.cutting_planes import prune, relaxed_cutting_planes
 from ellzero.relu.estimators import ConvexReLUClassifier, ConvexReLURegressor
+from ellzero.relu.fused import FusedLeastSquares, RectifiedLeastSquares
 from ellzero.relu.gated import (
     GatedSolution,
     certify_gated,
@@ -24,12 +25,14 @@ from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.gates import Gates, read_gates, sample_gates
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.polishing import polish
+from ellzero.relu.recovery import RecoveredNetwork, recover_network
 from ellzero.relu.spline_estimator import SplineReLURegressor
 from ellzero.relu.splines import ReLUSpline, certify_spline, fit_spline
 
 __all__ = [
     "ConvexReLUClassifier",
     "ConvexReLURegressor",
+    "FusedLeastSquares",
     "GatedProgram",
     "GatedReLU",
     "GatedReLUClassifier",
@@ -38,6 +41,8 @@ __all__ = [
     "GatedSolution",
     "Gates",
     "ReLUSpline",
+    "RecoveredNetwork",
+    "RectifiedLeastSquares",
     "SplineReLURegressor",
     "TwoLayerReLU",
     "certify_gated",
@@ -53,6 +58,7 @@ __all__ = [
     "polish",
     "prune",
     "read_gates",
+    "recover_network",
     "relaxed_cutting_planes",
     "sample_gates",
     "solve_gated",

@@ -401,6 +401,15 @@ class RectifiedLeastSquares(AbstractTwiceDifferentiable):
         signs, generators = self._signs[index], self._generators[index]
         return RectifiedLeastSquares(self._X, self._y, signs, generators)
 
+    @property
+    def signs(self) -> Tensor:
+        """Signs of the output weights."""
+        return self._signs
+
+    def fused(self, params: Params) -> FusedLeastSquares:
+        """Return the convex objective with the patterns of one point."""
+        return FusedLeastSquares(self._X, self.gates(params), self._y)
+
     def gates(self, params: Params) -> Tensor:
         """Return the patterns, shape (..., n_samples, n_neurons), bool."""
         coef = params[NAME]
