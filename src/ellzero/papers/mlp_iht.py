@@ -524,7 +524,8 @@ def _summary(
                     for r in rows
                 ],
                 "note": (
-                    "Every budget is the planted count; pruning gets the output weights on top, which fused weights do not count. "
+                    "Every budget is the planted count; pruning gets the output weights on top, "
+                    "which fused weights do not count. "
                     f"As run: one start and {EPOCHS} steps for IHT, whose patterns follow w_j so "
                     f"that output weights are positive; rounds of {EPOCHS} full-batch steps of "
                     f"Adam at {IMP_LR:g} for IMP, in which weights hardly move. Longer: rounds of "

@@ -3,7 +3,7 @@ r"""Recovery of two-layer ReLU networks with few nonzero weights, by hard thresh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from ellzero.validation import check_choice, check_integer
 # Loss, relative to that of the zero network, that counts as interpolation, and of a refinement
 # after which nothing is left but rounding.
 EXACT, ROUNDING = 1e-16, 1e-28
+# Angle to the kink of a neuron at which a sample counts as on it.
+KINK = 1e-9
 # Alternations of thresholding and refits after a start, and of patterns and refits.
 N_ROUNDS, N_REFITS = 6, 40
 
@@ -68,8 +70,11 @@ class RecoveredNetwork:
     zero_value : float
         The same of the zero network.
     certificate : Certificate
-        Of the point among all weights with these patterns: budget, stationarity and stability
-        under hard thresholding, and what else was asked for.
+        Of the network: its count, that it is stationary on its support and stable under hard
+        thresholding; OPTIMAL when it interpolates.
+    pattern_certificate : Certificate
+        Of the weights among all with the same patterns, from `verify`: exchanges, a lower bound
+        and its gap, which say nothing about other patterns.
     starts : tuple of Start
         What every start reached.
     """
@@ -80,6 +85,7 @@ class RecoveredNetwork:
     value: float
     zero_value: float
     certificate: Certificate
+    pattern_certificate: Certificate
     starts: tuple[Start, ...]
 
     @property
@@ -162,7 +168,7 @@ def recover_network(
     max_iter : int, default=200
         Most steps of hard thresholding in a row.
     swaps : {"none", "auto", "all"}, default="none"
-        Exchanges of one support entry that the certificate looks at, as in `verify`.
+        Exchanges of one support entry that `pattern_certificate` looks at, as in `verify`.
     generator : torch.Generator or None, default=None
         Source of the first patterns and of signs; None means seed 0.
 
@@ -235,10 +241,8 @@ def recover_network(
     assert best is not None
     value, (coef, objective) = best
     gates = objective.gates({NAME: coef})
-    certificate = _certify(X, y, gates, coef, n_nonzero, swaps, zero_value)
-    return RecoveredNetwork(
-        coef, objective.signs, gates, value, zero_value, certificate, tuple(tried)
-    )
+    proven = _certify(X, y, gates, coef, n_nonzero, swaps, zero_value)
+    return RecoveredNetwork(coef, objective.signs, gates, value, zero_value, *proven, tuple(tried))
 
 
 def next_width(widest: int, tried: list[Start]) -> int:
@@ -369,38 +373,47 @@ def _certify(
     n_nonzero: int,
     swaps: str,
     zero_value: float,
-) -> Certificate:
-    """Return what is proven of the weights among all with the same patterns."""
+) -> tuple[Certificate, Certificate]:
+    """Return what is proven of the network, and of its weights among all with its patterns."""
     problem = Problem(FusedLeastSquares(X, gates, y), L0Ball(n_nonzero))
     found = verify(problem, {NAME: coef}, swaps=swaps)
-    used = (coef != 0).any(-1)
-    heights = (X @ coef[used].T).abs() if named.any_true(used) else None
-    margin = math.inf
-    if heights is not None:
-        lengths = X.norm(dim=1, keepdim=True) * coef[used].norm(dim=1)
-        touched = lengths > 0
-        margin = named.to_float((heights / lengths.clamp_min(1e-300))[touched].min())
-    value = found.measures.get("value", math.inf)
-    relative = float(value) / zero_value if zero_value > 0 else 0.0
-    checks = found.checks
-    claim, bound, gap = found.claim, found.lower_bound, found.gap
-    if claim is not None and relative <= EXACT:
+    touched, margin = _kinks(X, coef)
+    relative = 0.0
+    if zero_value > 0:
+        relative = float(found.measures.get("value", math.inf)) / zero_value
+    checks = [check for check in found.checks if check.claim <= Claim.STATIONARY]
+    if found.claim is not None and found.claim >= Claim.FEASIBLE:
+        kinks = Check("samples on the kink of a neuron", touched, 0.0, Claim.STATIONARY)
+        checks.append(kinks)
+    claim = found.claim
+    if claim is not None:
+        passed = all(check.passed for check in checks)
+        claim = min(claim, Claim.STATIONARY) if passed else Claim.FEASIBLE
+    bound = gap = None
+    if claim is Claim.STATIONARY and relative <= EXACT:
         # No network has a negative loss.
         check = Check("loss over that of the zero network", relative, EXACT, Claim.OPTIMAL)
-        others = tuple(c for c in checks if c.claim < Claim.GAP)
-        claim = Claim.OPTIMAL if all(c.passed for c in others) else claim
-        checks, bound, gap = (*others, check), 0.0, 0.0
+        checks.append(check)
+        claim, bound, gap = Claim.OPTIMAL, 0.0, 0.0
     said = (
-        "Patterns are those of the network itself, of unused neurons those of their generators: "
-        "claims below optimal are among all weights with these patterns.",
+        "Stability is that among all weights with the patterns of the network; unused neurons "
+        "have those of their generators. Everything is computed in float64, up to rounding.",
     )
-    measures = {**found.measures, "kink_margin": margin, "loss_over_zero_network": relative}
-    return replace(
-        found,
-        claim=claim,
-        checks=checks,
-        lower_bound=bound,
-        gap=gap,
-        assumptions=(*said, *found.assumptions),
-        measures=measures,
-    )
+    kept = ("value", "tol", "n_nonzero", "n_entries", "budget", "step_size", "smoothness",
+            "largest_stable_step", "smallest_magnitude")  # fmt: skip
+    measures = {name: found.measures[name] for name in kept if name in found.measures}
+    measures |= {"kink_margin": margin, "loss_over_zero_network": relative}
+    return Certificate(claim, tuple(checks), said, bound, gap, measures), found
+
+
+def _kinks(X: Tensor, coef: Tensor) -> tuple[int, float]:
+    """Return how many samples lie on a kink, to rounding, and the least angle to one."""
+    used = coef[(coef != 0).any(-1)]
+    if not used.numel():
+        return 0, math.inf
+    lengths = X.norm(dim=1, keepdim=True) * used.norm(dim=1)
+    # A row of zeros has no side and no influence.
+    angles = (X @ used.T).abs() / torch.where(lengths > 0, lengths, torch.inf)
+    angles = torch.where(lengths > 0, angles, torch.inf)
+    close = (angles <= KINK).any(1)
+    return named.to_int(close.sum()), named.to_float(angles.min())
