@@ -105,6 +105,8 @@ def test_zero_network_is_saved_and_checked(run, kinked):  # noqa: F811
         code, out, said = run("train", "kink.csv", "--target", "y", *options, *where)
         assert code == 0, said
         assert out.startswith("0 "), out
+        if activation == "gated":
+            assert "note: `penalty`, 100, is not below the largest useful one" in said
         code, _, said = run("certify", f"{activation}/model.safetensors", "kink.csv")
         assert code == 0, said
 
@@ -147,7 +149,7 @@ def test_scores_of_gates_by_hand():
             ["iris", "--convex", "--activation", "gelu"],
             "`activation` must be one of 'relu', 'gated', got 'gelu'.",
         ),
-        (["iris", "--convex", "--penalty", "0"], "`penalty` must be above 0.0, got 0"),
+        (["iris", "--convex", "--penalty", "0"], "`penalty` must be positive, got 0."),
         (
             ["iris", "--convex", "--neurons", "0"],
             "`neurons` must be an integer of at least 1, got 0.",

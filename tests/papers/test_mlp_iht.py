@@ -50,7 +50,8 @@ def test_pruning_meets_its_budget_and_hardly_moves_as_run():
     for epochs, lr in ((15, 1e-3), (60, 1e-2)):
         pruned = prune_by_magnitude(planted, 3, 8, epochs=epochs, lr=lr, seed=0)
         assert pruned.n_nonzero == 8
-        # From 33 weights by a tenth a round, rounded down: 29, 26, 23, 20, 18, 16, 14, 12, 10, 9, 8.
+        # From 33 weights by a tenth a round, rounded down:
+        # 29, 26, 23, 20, 18, 16, 14, 12, 10, 9, 8.
         assert pruned.n_rounds == 12
     short = prune_by_magnitude(planted, 3, 8, epochs=15, lr=1e-3, seed=0)
     long = prune_by_magnitude(planted, 3, 8, epochs=60, lr=1e-2, seed=0)

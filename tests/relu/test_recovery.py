@@ -173,7 +173,7 @@ def test_noise_leaves_a_stable_point_with_the_count():
     assert found.value == pytest.approx(0.5 * np.mean((outputs - y.numpy()) ** 2), rel=1e-12)
     # Stationary on the support: least squares with these patterns cannot improve it.
     used = found.coef != 0
-    n, d = X.shape
+    d = X.shape[1]
     columns = [found.gates[:, j] * X[:, i] for j in range(2) for i in range(d) if used[j, i]]
     design = torch.stack(columns, 1)
     best = np.linalg.lstsq(design.numpy(), y.numpy(), rcond=None)[0]

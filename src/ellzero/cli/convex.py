@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import typer  # noqa: TID253
@@ -78,8 +79,10 @@ def train_convex(context: typer.Context) -> None:
     check_output(folder, force=options["force"])
     table = read_table(settings, data_dir=options["data_dir"])
     as_json = options["as_json"]
-    with interruptible(), warnings_kept() as warned:
+    with interruptible(), warnings_kept() as warned, warnings.catch_warnings(record=True) as more:
+        warnings.simplefilter("always")
         run = train_table(settings, table)
+    warned += [str(one.message).replace("\nhint: ", " ") for one in more if _is_for_users(one)]
     summary = summarize_convex(run, command=command_line())
     with OutputFolder(folder, force=options["force"]) as output:
         save_model(output.folder / "model.safetensors", saved_model(run))
@@ -96,6 +99,11 @@ def train_convex(context: typer.Context) -> None:
     if run.certificate.claim is None:
         say("The certificate of the network does not hold.")
         raise typer.Exit(EXIT_CLAIM)
+
+
+def _is_for_users(one: warnings.WarningMessage) -> bool:
+    """Return whether a warning tells the user something to do."""
+    return issubclass(one.category, UserWarning) and "hint:" in str(one.message)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

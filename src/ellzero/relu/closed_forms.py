@@ -17,7 +17,7 @@ from scipy.optimize import linprog, nnls  # type: ignore[attr-defined]
 from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError
 from ellzero.relu.certificate import read_samples
-from ellzero.relu.conclusion import conclude
+from ellzero.relu.conclusion import bound_in, conclude, gap_in
 from ellzero.relu.losses import SquaredLoss
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.relaxation import bound_of, conic, relax
@@ -40,18 +40,23 @@ class ClosedForm:
         At most two neurons, balanced.
     value : float
         Half the mean square plus penalty times the norm.
-    lower_bound : float
-        Proven bound below which no network of any width is.
+    certificate : Certificate
+        Of the value and the bound; `lower_bound` and `gap` are its own.
     """
 
     network: TwoLayerReLU
     value: float
-    lower_bound: float
+    certificate: Certificate
+
+    @property
+    def lower_bound(self) -> float:
+        """Proven bound below which no network of any width is."""
+        return bound_in(self.certificate)
 
     @property
     def gap(self) -> float:
         """Relative distance of value and bound."""
-        return max(self.value - self.lower_bound, 0.0) / self.value if self.value > 0 else 0.0
+        return gap_in(self.certificate)
 
 
 def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
@@ -541,7 +546,16 @@ def _proven(
 ) -> ClosedForm:
     """Return a network with its value and the bound of its residual."""
     loss = SquaredLoss()
-    value = loss.value(network.predict(rows), y) + penalty * network.norm
+    fit = loss.value(network.predict(rows), y)
+    value = fit + penalty * network.norm
     largest = penalty / supremum if supremum > 0 else 1e300
     scale = loss.best_scale(residual, y, min(largest, 1e300))
-    return ClosedForm(network, value, min(max(loss.dual(scale * residual, y), 0.0), value))
+    measures: dict[str, Measure] = {
+        "n_neurons": network.n_neurons,
+        "norm": network.norm,
+        "loss": fit,
+        "supremum_over_penalty": supremum / penalty,
+    }
+    bound = max(loss.dual(scale * residual, y), 0.0)
+    zero = loss.value(np.zeros_like(y), y)
+    return ClosedForm(network, value, conclude(value, bound, measures, scale=zero))

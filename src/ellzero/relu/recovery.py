@@ -378,9 +378,10 @@ def _certify(
     problem = Problem(FusedLeastSquares(X, gates, y), L0Ball(n_nonzero))
     found = verify(problem, {NAME: coef}, swaps=swaps)
     touched, margin = _kinks(X, coef)
+    value = found.measures.get("value")
     relative = 0.0
     if zero_value > 0:
-        relative = float(found.measures.get("value", math.inf)) / zero_value
+        relative = value / zero_value if isinstance(value, float) else math.inf
     checks = [check for check in found.checks if check.claim <= Claim.STATIONARY]
     if found.claim is not None and found.claim >= Claim.FEASIBLE:
         kinks = Check("samples on the kink of a neuron", touched, 0.0, Claim.STATIONARY)

@@ -237,15 +237,17 @@ def saved_model(run: ConvexRun) -> SavedModel:
     """
     network, table = run.estimator.network_, run.table
     if isinstance(network, GatedReLU):
-        kind, architecture = "gated-relu", {"biased": network.biased}
+        kind = "gated-relu"
+        architecture: dict[str, Any] = {"biased": network.biased}
+        shift = np.zeros(network.weights.shape[2])
         params = {"gates": network.vectors, "weights": network.weights}
-        params["intercept"] = network.intercept
+        params["intercept"] = shift if network.intercept is None else network.intercept
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in params.items()}
     else:
-        kind, architecture = "module-mlp", {}
+        kind = "module-mlp"
         tensors = {n: t.detach() for n, t in network.to_module().state_dict().items()}
         width = int(tensors["0.weight"].shape[0])
-        architecture |= {"hidden": [width], "activation": "relu"}
+        architecture = {"hidden": [width], "activation": "relu"}
     return SavedModel(
         kind=kind,
         params=tensors,
