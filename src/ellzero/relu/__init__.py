@@ -24,10 +24,13 @@ from ellzero.relu.gated_network import GatedReLU, GatedReLUModule
 from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.gates import Gates, read_gates, sample_gates
 from ellzero.relu.network import TwoLayerReLU
+from ellzero.relu.outputs import VectorReLU
 from ellzero.relu.polishing import polish
 from ellzero.relu.recovery import RecoveredNetwork, recover_network
 from ellzero.relu.spline_estimator import SplineReLURegressor
+from ellzero.relu.spline_programs import VectorSpline, fit_spline_hinge, fit_spline_outputs
 from ellzero.relu.splines import ReLUSpline, certify_spline, fit_spline
+from ellzero.relu.whitened import fit_whitened_classes, fit_whitened_hinge
 
 __all__ = [
     "ConvexReLUClassifier",
@@ -45,13 +48,19 @@ __all__ = [
     "RectifiedLeastSquares",
     "SplineReLURegressor",
     "TwoLayerReLU",
+    "VectorReLU",
+    "VectorSpline",
     "certify_gated",
     "certify_network",
     "certify_spline",
     "check_l0_l1",
     "fit_spike_free",
     "fit_spline",
+    "fit_spline_hinge",
+    "fit_spline_outputs",
     "fit_whitened",
+    "fit_whitened_classes",
+    "fit_whitened_hinge",
     "gated_path",
     "is_spike_free",
     "memory_needed",

@@ -20,6 +20,7 @@ from ellzero.relu.certificate import read_samples
 from ellzero.relu.conclusion import bound_in, conclude, gap_in
 from ellzero.relu.losses import SquaredLoss
 from ellzero.relu.network import TwoLayerReLU
+from ellzero.relu.outputs import VectorReLU
 from ellzero.relu.relaxation import bound_of, conic, relax
 from ellzero.relu.separation import plane_neuron, search_neurons
 from ellzero.validation import check_integer, check_real
@@ -36,15 +37,15 @@ class ClosedForm:
 
     Parameters
     ----------
-    network : TwoLayerReLU
-        At most two neurons, balanced.
+    network : TwoLayerReLU or VectorReLU
+        At most two neurons, or one for each class, balanced.
     value : float
-        Half the mean square plus penalty times the norm.
+        Loss plus penalty times the norm.
     certificate : Certificate
         Of the value and the bound; `lower_bound` and `gap` are its own.
     """
 
-    network: TwoLayerReLU
+    network: TwoLayerReLU | VectorReLU
     value: float
     certificate: Certificate
 
@@ -103,13 +104,7 @@ def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
     check_real("penalty", penalty, low=0.0, open_low=True)
     rows, targets = read_samples(X, y, logistic=False)
     n = len(rows)
-    distance = float(np.abs(rows @ rows.T - np.eye(n)).max()) if n else 0.0
-    if distance > WHITE:
-        raise DataError(
-            f"Rows of X must be orthogonal and of length one, got XX' that is {distance:.2g} "
-            "away from the identity.",
-            "Whiten the rows first, or use fit_spike_free.",
-        )
+    check_whitened(rows)
     hidden, outputs = [], []
     for sign in (1.0, -1.0):
         part = np.maximum(sign * targets, 0.0)
@@ -121,6 +116,28 @@ def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
     residual = (targets - network.predict(rows)) / n
     supremum = max(np.linalg.norm(np.maximum(s * residual, 0.0)) for s in (1.0, -1.0))
     return _proven(network, rows, targets, penalty, residual, float(supremum))
+
+
+def check_whitened(rows: Floats) -> None:
+    """Raise when rows are not orthogonal to each other and of length one, to 1e-10.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        The rows.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
+    distance = float(np.abs(rows @ rows.T - np.eye(len(rows))).max()) if len(rows) else 0.0
+    if distance > WHITE:
+        raise DataError(
+            f"Rows of X must be orthogonal and of length one, got XX' that is {distance:.2g} "
+            "away from the identity.",
+            "Whiten the rows first, or use fit_spike_free.",
+        )
 
 
 def spike_free_violation(A: ArrayLike) -> float:

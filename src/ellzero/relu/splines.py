@@ -110,7 +110,8 @@ class ReLUSpline:
     penalty : float
         Weight of the norm; 0 for interpolation.
     value : float
-        The norm where `penalty` is 0, else half the mean square plus penalty times the norm.
+        The norm where `penalty` is 0, else half the mean square (or the mean hinge loss) plus
+        penalty times the norm.
     certificate : Certificate
         Of the value and the bound; `lower_bound` and `gap` are its own.
     dual : ndarray of shape (n_samples,)
@@ -172,7 +173,7 @@ class ReLUSpline:
         """
         rows = np.asarray(X, dtype=np.float64)
         at = self.line.positions(rows.reshape(-1, 1) if rows.ndim == 1 else rows)
-        return _evaluate(self.knots, self.sides, self.weights, self.intercept, at)
+        return evaluate(self.knots, self.sides, self.weights, self.intercept, at)
 
     def to_network(self) -> TwoLayerReLU:
         """Return the network on the features, with |w_j| equal to the norm of u_j.
@@ -279,7 +280,7 @@ def fit_spline(X: ArrayLike, y: ArrayLike, penalty: float = 0.0) -> ReLUSpline:
         return ReLUSpline(line, *parts, 0.0, norm, proven, dual, 0)
     found, values, n_rounds = _penalized(knots, counts, means, len(at) * penalty)
     parts = interpolate(knots[found], values)
-    outputs = _evaluate(*parts, at)
+    outputs = evaluate(*parts, at)
     norm = float(np.abs(parts[2]).sum())
     loss = 0.5 * float(np.mean((outputs - targets) ** 2))
     value = loss + penalty * norm
@@ -561,10 +562,25 @@ def _bound(at: Floats, y: Floats, outputs: Floats, penalty: float) -> tuple[floa
     return max(bound, 0.0), scale * point, supremum
 
 
-def _evaluate(
+def evaluate(
     knots: Floats, sides: Floats, weights: Floats, intercept: float, at: Floats
 ) -> Floats:
-    """Return the values of a network on a line, piece by piece instead of neuron by neuron."""
+    """Return the values of a network on a line, piece by piece instead of neuron by neuron.
+
+    Parameters
+    ----------
+    knots, sides, weights : ndarray of shape (n_neurons,)
+        Its neurons, as in `ReLUSpline`, knots increasing.
+    intercept : float
+        The c.
+    at : ndarray of shape (n_samples,)
+        Positions.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The values.
+    """
     if not len(knots):
         return np.full(at.shape, intercept)
     right, left = np.where(sides > 0, weights, 0.0), np.where(sides < 0, weights, 0.0)
