@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linprog
+from scipy.optimize import linprog  # type: ignore[attr-defined]
 from scipy.sparse import csr_array, eye_array, hstack, vstack
 
 from ellzero.core.result import Certificate, Measure
