@@ -20,6 +20,7 @@ from ellzero.core.problem import (
     AbstractTwiceDifferentiable,
 )
 from ellzero.errors import InvalidParameterError
+from ellzero.objectives.inputs import lower_eigenvalue
 from ellzero.tensors import named, supports
 from ellzero.tensors.named import Batch
 from ellzero.typing import Masks, Params
@@ -177,8 +178,9 @@ class FusedLeastSquares(AbstractQuadraticObjective, AbstractLinearObjective):
     >>> from ellzero.relu import FusedLeastSquares
     >>> X = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [2.0, 1.0]])
     >>> objective = FusedLeastSquares(X, X[:, :1] > 0, torch.tensor([3.0, 0.0, 6.0]))
-    >>> ellzero.solve(ellzero.Problem(objective, ellzero.L0Ball(1))).params["coef"].tolist()
-    [[3.0, 0.0]]
+    >>> found = ellzero.solve(ellzero.Problem(objective, ellzero.L0Ball(1)))
+    >>> [round(number, 6) for number in found.params["coef"].flatten().tolist()]
+    [3.0, 0.0]
     """
 
     def __init__(self, X: Tensor, gates: Tensor, y: Tensor) -> None:
@@ -263,8 +265,6 @@ class FusedLeastSquares(AbstractQuadraticObjective, AbstractLinearObjective):
         n, size = self.n_samples, named.size(self.init_params())
         if size > min(n, 2000):
             return 0.0
-        from ellzero.objectives.inputs import lower_eigenvalue
-
         return lower_eigenvalue(torch.linalg.eigvalsh(self.curvature_bound().right))
 
     @override

@@ -31,8 +31,8 @@ class VectorReLU:
     >>> import numpy as np
     >>> from ellzero.relu import VectorReLU
     >>> network = VectorReLU(np.ones((1, 1)), None, np.array([[2.0, -1.0]]), None)
-    >>> network.predict(np.array([[3.0], [-1.0]])).tolist()
-    [[6.0, -3.0], [0.0, -0.0]]
+    >>> network.predict(np.array([[3.0], [1.0]])).tolist()
+    [[6.0, -3.0], [2.0, -1.0]]
     """
 
     hidden: Floats

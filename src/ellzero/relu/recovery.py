@@ -150,7 +150,8 @@ def recover_network(
     Parameters
     ----------
     X : Tensor of shape (n_samples, n_features)
-        Samples; arrays are taken as well. A column of ones gives the neurons biases.
+        Samples; arrays are taken as well, float32 is converted. A column of ones gives the
+        neurons biases.
     y : Tensor of shape (n_samples,)
         Targets.
     n_nonzero : int
@@ -217,6 +218,8 @@ def recover_network(
     (3, 2, True)
     """
     X, y = check_samples(X, y)
+    # Recovery to rounding, and its proof, are those of float64.
+    X, y = X.double(), y.double()
     check_integer("n_nonzero", n_nonzero, low=1)
     check_integer("n_neurons", n_neurons, low=1)
     check_integer("n_starts", n_starts, low=1)

@@ -322,7 +322,7 @@ def largest_penalty(X: ArrayLike, y: ArrayLike) -> float:
     >>> from ellzero.relu.splines import fit_spline, largest_penalty
     >>> top = largest_penalty([-1.0, 0.0, 2.0], [1.0, 0.0, 2.0])
     >>> [fit_spline([-1.0, 0.0, 2.0], [1.0, 0.0, 2.0], f * top).n_neurons for f in (0.99, 1.01)]
-    [1, 0]
+    [2, 0]
     """
     rows, targets = _read(X, y)
     at = Line.through(rows).positions(rows)
