@@ -75,6 +75,17 @@ def test_smoothness_bounds_the_hessian_of_many_samples():
     assert top <= objective.smoothness() <= 6 * top
 
 
+def test_single_precision_stays():
+    objective, _, y, X, gates = problem(n=60, d=3, p=2, seed=7)
+    single = FusedLeastSquares(X.float(), gates, y.float())
+    found = ellzero.solve(ellzero.Problem(single, ellzero.L0Ball(2)))
+    double = ellzero.solve(ellzero.Problem(objective, ellzero.L0Ball(2)))
+    assert found.params["coef"].dtype == torch.float32
+    torch.testing.assert_close(
+        found.params["coef"].double(), double.params["coef"], atol=1e-5, rtol=0
+    )
+
+
 @pytest.mark.parametrize("solver", [IHT(), NIHT(), HTP()])
 def test_solvers_of_the_core_take_given_patterns(solver):
     objective, A, _, X, gates = problem(n=200, d=6, p=3, seed=3)

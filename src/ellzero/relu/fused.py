@@ -242,7 +242,8 @@ class FusedLeastSquares(AbstractQuadraticObjective, AbstractLinearObjective):
     @override
     def hessian_on(self, params: Params, index: Tensor) -> Tensor:
         columns = self._gather(index)
-        return columns.transpose(-1, -2) @ columns / self.n_samples
+        block = columns.transpose(-1, -2) @ columns / self.n_samples
+        return block.to(torch.promote_types(params[NAME].dtype, self._X.dtype))
 
     def _gather(self, index: Tensor) -> Tensor:
         return _Columns(self._X, self._gates).gather(index, torch.float64)
@@ -464,7 +465,7 @@ class RectifiedLeastSquares(AbstractTwiceDifferentiable):
         for i, g in zip(index, gates, strict=True):
             columns = _Columns(self._X, g).gather(i, torch.float64)
             blocks.append(columns.T @ columns / self._X.shape[0])
-        return torch.stack(blocks)
+        return torch.stack(blocks).to(torch.promote_types(params[NAME].dtype, self._X.dtype))
 
     @staticmethod
     def _rows(params: Params, values: list[Tensor], grads: list[Tensor]) -> tuple[Tensor, Params]:
