@@ -35,10 +35,10 @@ from ellzero.tensors import named
 RECOVERED = 1e-6
 # Given patterns: features, patterns, planted neurons, nonzeros of each, trials.
 GIVEN_D, GIVEN_P, GIVEN_K, GIVEN_C = 30, 6, 2, 3
-GIVEN_N, QUICK_GIVEN_N = (25, 50, 100, 200, 400, 800), (30, 90, 300)
-GIVEN_TRIALS, QUICK_GIVEN_TRIALS = 12, 4
+GIVEN_N, QUICK_GIVEN_N = (25, 50, 100, 200, 400, 800), (30, 300)
+GIVEN_TRIALS, QUICK_GIVEN_TRIALS = 12, 2
 # Steps after which a run that has not recovered counts as failed.
-GIVEN_STEPS = 500
+GIVEN_STEPS, QUICK_GIVEN_STEPS = 500, 200
 # Searched patterns: samples, features, then (planted neurons, nonzeros of each, neurons allowed).
 SIZE, QUICK_SIZE = (1000, 60), (400, 20)
 CASES = ((1, 4, 2), (2, 4, 4), (4, 4, 4), (4, 4, 8), (8, 4, 8), (8, 4, 12))
@@ -297,7 +297,7 @@ def prune_by_magnitude(
 # Given patterns ------------------------------------------------------------------------------
 
 
-def given_rates(n: int, trials: int, seed: int) -> dict[str, float]:
+def given_rates(n: int, trials: int, seed: int, max_iter: int) -> dict[str, float]:
     """Return how often each solver recovers the fused weights when patterns are given.
 
     Parameters
@@ -308,6 +308,8 @@ def given_rates(n: int, trials: int, seed: int) -> dict[str, float]:
         Random problems.
     seed : int
         Of all of them.
+    max_iter : int
+        Most steps of each run.
 
     Returns
     -------
@@ -338,7 +340,7 @@ def given_rates(n: int, trials: int, seed: int) -> dict[str, float]:
         objective = FusedLeastSquares(X, objective.gates, y)
         for name, (solver, budget) in solvers.items():
             problem = Problem(objective, L0Ball(budget))
-            run = iterate(problem, solver, objective.init_params(), max_iter=GIVEN_STEPS)
+            run = iterate(problem, solver, objective.init_params(), max_iter=max_iter)
             error = (run.params[NAME][0] - truth).norm() / truth.norm()
             hits[name] += named.to_float(error) <= RECOVERED
     return {name: count / trials for name, count in hits.items()}
@@ -356,7 +358,12 @@ def run(*, quick: bool = False, seed: int = 0, progress: Progress | None = None)
     rates: dict[int, dict[str, float]] = {}
     for n in sizes:
         tell("patterns given", len(rates), total)
-        rates[n] = given_rates(n, QUICK_GIVEN_TRIALS if quick else GIVEN_TRIALS, seed)
+        rates[n] = given_rates(
+            n,
+            QUICK_GIVEN_TRIALS if quick else GIVEN_TRIALS,
+            seed,
+            QUICK_GIVEN_STEPS if quick else GIVEN_STEPS,
+        )
     rows, certificate = [], None
     for number, case in enumerate(cases):
         found = []
