@@ -46,6 +46,7 @@ LEVELS = {
 SIDEWAYS = {
     ("training", "models"),
     ("fitting", "models"),
+    ("relu", "models"),
     ("fitting", "estimators"),
     ("training", "nn"),
     ("cli", "papers"),

@@ -174,7 +174,7 @@ def test_wrong_models_are_not_saved(path):
         save_model(path, make_model(kind="softmax"))
     assert caught.value.message == (
         "`kind` must be one of 'linear-softmax', 'logistic', 'least-squares', 'huber', 'poisson', "
-        "'module-mlp', got 'softmax'. Did you mean 'linear-softmax'?"
+        "'module-mlp', 'gated-relu', got 'softmax'. Did you mean 'linear-softmax'?"
     )
     refuse_save(path, "`params` must hold at least one tensor, got none.", None, params={})
     refuse_save(

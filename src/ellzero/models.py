@@ -28,7 +28,10 @@ from ellzero.validation import check_choice
 
 FORMAT = "ellzero-model"
 SCHEMA_VERSION = 1
-KINDS = ("linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp")
+KINDS = (
+    "linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp", "gated-relu",
+)  # fmt: skip
+NETWORKS = ("module-mlp", "gated-relu")
 TASKS = ("classification", "regression")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity")
 
@@ -57,11 +60,13 @@ class SavedModel:
 
     Parameters
     ----------
-    kind : {"linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp"}
+    kind : {"linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp", \
+"gated-relu"}
         How the parameters are applied; of "poisson" the prediction is the exponential.
     params : mapping of str to Tensor
         The parameters, in order. Linear kinds have ``coef`` and perhaps ``intercept``; a network
-        has the weight and bias of each layer, named as ``torch.nn.Sequential`` names them.
+        has the weight and bias of each layer, named as ``torch.nn.Sequential`` names them; one
+        with fixed gates has ``gates``, ``weights`` and ``intercept``.
     task : {"classification", "regression"}
         What is predicted.
     feature_names : tuple of str
@@ -71,7 +76,8 @@ class SavedModel:
     target_name : str or None, default=None
         Name of the target.
     architecture : dict, default={}
-        ``hidden`` (sizes of the hidden layers) and ``activation``, for networks.
+        ``hidden`` (sizes of the hidden layers) and ``activation``, for networks; ``biased`` for
+        those with fixed gates.
     settings : dict, default={}
         What rebuilds the problem: ridge, budget, names, seed, test size, loss.
     data : dict, default={}
@@ -246,6 +252,10 @@ def predict_proba(model: SavedModel, X: Tensor) -> Tensor:
     out = scores(model, X)
     if out.shape[1] == 1:
         out = torch.cat([-out, out], dim=1) / 2
+    elif model.kind == "gated-relu":
+        # Trained one class against the rest.
+        shares = torch.sigmoid(out)
+        return shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-300)
     return torch.softmax(out, dim=1)
 
 
@@ -269,6 +279,8 @@ def scores(model: SavedModel, X: Tensor) -> Tensor:
         # In the precision of the scaler, as in training, before the cast to that of the model.
         X = (X.to(model.mean.dtype) - model.mean.to(device)) / model.scale.to(device)
     out = X.to(dtype)
+    if model.kind == "gated-relu":
+        return _gated_scores(model, out)
     layers = _layers(model)
     for i, (weight, bias) in enumerate(layers):
         out = out @ weight.to(device).T
@@ -362,6 +374,29 @@ def _layers(model: SavedModel) -> list[tuple[Tensor, Tensor | None]]:
     return layers
 
 
+def _gated_scores(model: SavedModel, X: Tensor) -> Tensor:
+    """Return sum_i 1(h_i'x > 0) U_i'x + c, shape (n_samples, n_outputs)."""
+    gates, weights = model.params.get("gates"), model.params.get("weights")
+    shift = model.params.get("intercept")
+    if model.architecture.get("biased"):
+        X = torch.cat([X, torch.ones_like(X[:, :1])], dim=1)
+    ends = len(model.class_names or (model.target_name,))
+    ends = 1 if ends == 2 else ends
+    if (
+        gates is None
+        or weights is None
+        or shift is None
+        or gates.shape[1:] != X.shape[1:]
+        or weights.shape != (*gates.shape, ends)
+        or shift.shape != (ends,)
+    ):
+        raise _misfit(model)
+    out = shift.to(X.device).expand(X.shape[0], ends)
+    for gate, weight in zip(gates.to(X.device), weights.to(X.device), strict=True):
+        out = out + (X @ gate > 0).to(X.dtype).unsqueeze(1) * (X @ weight)
+    return out
+
+
 def _misfit(model: SavedModel) -> IncompatibleError:
     shapes = ", ".join(f"'{n}' {tuple(t.shape)}" for n, t in model.params.items())
     return IncompatibleError(
@@ -387,7 +422,7 @@ def _check_model(model: SavedModel) -> None:
     check_choice("task", model.task, TASKS)
     if not model.params:
         raise InvalidParameterError("`params` must hold at least one tensor, got none.")
-    if model.kind != "module-mlp" and "coef" not in model.params:
+    if model.kind not in NETWORKS and "coef" not in model.params:
         raise InvalidParameterError(
             f"`params` must hold 'coef' for the kind '{model.kind}', "
             f"got {', '.join(map(repr, model.params))}.",

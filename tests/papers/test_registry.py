@@ -20,7 +20,7 @@ def test_unknown_name_is_answered_with_the_nearest():
     assert str(caught.value) == (
         "Unknown experiment 'ith-iris'. Did you mean 'iht-iris'?\n"
         "hint: Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, "
-        "backprop, convex-geometry, tickets."
+        "backprop, convex-geometry, mlp-iht, tickets."
     )
 
 

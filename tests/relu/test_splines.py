@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from ellzero.core.result import Claim
 from ellzero.errors import DataError, IncompatibleError, InvalidParameterError
@@ -263,7 +264,7 @@ def test_estimator_follows_the_conventions():
     np.testing.assert_allclose(
         model.to_module()(torch.as_tensor(t))[:, 0].detach(), model.predict(t), atol=1e-12
     )
-    exact = SplineReLURegressor().fit(t, y)
+    exact = SplineReLURegressor(penalty=0.0).fit(t, y)
     assert exact.score(t, y) == pytest.approx(1.0)
     assert exact.n_iter_ == 0
     with pytest.raises(ValueError, match="is expecting 1 features"):
@@ -301,3 +302,51 @@ def test_messages():
     wide = TwoLayerReLU(np.ones((1, 2)), np.ones(1), np.ones(1), 0.0)
     with pytest.raises(IncompatibleError, match="The network has 2 inputs and X has 1 columns"):
         certify_spline(wide, t, y, 1.0)
+
+
+@parametrize_with_checks([SplineReLURegressor(project=True)])
+def test_conventions(estimator, check):
+    check(estimator)
+
+
+def test_default_penalty_is_a_hundredth_of_the_largest():
+    t = np.linspace(-1, 1, 60)
+    y = np.abs(t) + 0.1 * np.sin(9 * t)
+    model = SplineReLURegressor().fit(t[:, None], y)
+    assert model.penalty_ == pytest.approx(0.01 * model.largest_penalty_)
+    assert model.certificate_.claim is Claim.OPTIMAL
+    # The largest one, by the definition of the supremum.
+    v = (y - y.mean()) / len(y)
+    neurons = np.maximum(np.vstack([t - t[:, None], t[:, None] - t]), 0.0)
+    assert model.largest_penalty_ == pytest.approx(np.abs(neurons @ v).max(), rel=1e-12)
+    above = fit_spline(t, y, 1.0001 * model.largest_penalty_)
+    below = fit_spline(t, y, 0.999 * model.largest_penalty_)
+    assert (above.n_neurons, below.n_neurons > 0) == (0, True)
+    flat = SplineReLURegressor().fit(t[:, None], np.ones(60))
+    assert flat.spline_.n_neurons == 0
+
+
+def test_rows_off_a_line_are_projected_when_asked():
+    rng = np.random.default_rng(0)
+    X = np.outer(rng.standard_normal(40), [3.0, 4.0]) + 0.1 * rng.standard_normal((40, 2))
+    y = np.abs(X[:, 0])
+    model = SplineReLURegressor(penalty=1e-3, project=True).fit(X, y)
+    center = X - X.mean(axis=0)
+    direction = np.linalg.eigh(center.T @ center)[1][:, -1]
+    again = fit_spline(center @ direction, y, 1e-3)
+    assert model.value_ == pytest.approx(again.value, rel=1e-9)
+    with torch.no_grad():
+        outputs = model.to_module()(torch.as_tensor(X))[:, 0].numpy()
+    np.testing.assert_allclose(outputs, model.predict(X), atol=1e-9)
+
+
+def test_a_bound_above_the_value_is_not_hidden(monkeypatch):
+    t, y = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.0, 1.0, 0.0, 2.0])
+    assert fit_spline(t, y).certificate.claim is Claim.OPTIMAL
+    right = splines.interpolation_dual
+    monkeypatch.setattr(
+        splines, "interpolation_dual", lambda *a: (right(*a)[0], 1.01 * right(*a)[1])
+    )
+    wrong = fit_spline(t, y)
+    assert wrong.certificate.claim is None
+    assert wrong.lower_bound > wrong.value

@@ -27,7 +27,7 @@ def certify(
     from ellzero.training import recertify
 
     with interruptible():
-        found: Any = _recertify_fit(model, data, target)
+        found: Any = _recertify_fit(model, data, target, data_dir)
         if found is None:
             found = recertify(model, data, target=target, data_dir=data_dir)
     rows = [
@@ -50,8 +50,8 @@ def certify(
         raise typer.Exit(EXIT_CLAIM)
 
 
-def _recertify_fit(model: str, data: str, target: str | None) -> Any:
-    """Return the claims of a model of `ellzero fit` recomputed; None for other files."""
+def _recertify_fit(model: str, data: str, target: str | None, data_dir: str | None) -> Any:
+    """Return the recomputed claims of `ellzero fit` or `train --convex`; None for other files."""
     from ellzero.fitting import is_fit, recertify_fit
     from ellzero.models import load_model
     from ellzero.training import is_exported
@@ -59,4 +59,9 @@ def _recertify_fit(model: str, data: str, target: str | None) -> Any:
     if is_exported(model):
         return None
     saved = load_model(model)
+    # Told apart here: importing the networks costs a second.
+    if "convex" in saved.settings:
+        from ellzero.relu.tables import recertify_convex
+
+        return recertify_convex(saved, model, data, target=target, data_dir=data_dir)
     return recertify_fit(saved, model, data, target=target) if is_fit(saved) else None

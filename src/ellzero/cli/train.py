@@ -40,8 +40,33 @@ def train(
         str, typer.Option(help="Sizes of hidden layers, such as 300,100; 0: one linear layer.")
     ] = "0",
     activation: Annotated[
-        str, typer.Option(help="gelu, tanh, softplus, sigmoid or relu, between hidden layers.")
+        str,
+        typer.Option(
+            help="gelu, tanh, softplus, sigmoid or relu, between hidden layers; with --convex "
+            "relu or gated."
+        ),
     ] = "gelu",
+    convex: Annotated[
+        bool,
+        typer.Option(
+            "--convex",
+            help="A two-layer ReLU network by convex programs, with its gap to the best one of "
+            "any width.",
+        ),
+    ] = False,
+    penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Convex: weight of the norm; default a hundredth of the largest useful one."
+        ),
+    ] = None,
+    neurons: Annotated[
+        int | None,
+        typer.Option(
+            help="Convex: most neurons, default as many as help; of --activation gated the number "
+            "of gates, default 500."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +158,17 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train sparse models under a budget, certify them, write models and a report."""
+    if convex:
+        from ellzero.cli.convex import train_convex
+
+        train_convex(context)
+        return
+    for name, value in (("penalty", penalty), ("neurons", neurons)):
+        if value is not None:
+            raise InvalidParameterError(
+                f"`--{name}` is for networks by convex programs, got none.",
+                "Add `--convex`, or leave the option out.",
+            )
     from pathlib import Path
 
     from ellzero.report import print_summary, to_html

@@ -9,7 +9,7 @@ from typing import Any
 
 from ellzero.datasets import SourceColumn, load_rows
 from ellzero.errors import ModelFileError
-from ellzero.models import SavedModel, load_model, predict, predict_proba
+from ellzero.models import NETWORKS, SavedModel, load_model, predict, predict_proba
 from ellzero.tensors import named
 
 
@@ -86,7 +86,7 @@ def predict_file(
 
 def used_features(model: SavedModel) -> list[int]:
     """Return the features that the predictions depend on."""
-    if model.kind == "module-mlp":
+    if model.kind in NETWORKS:
         return list(range(len(model.feature_names)))
     coef = model.params["coef"]
     nonzero = coef.reshape(-1, coef.shape[-1]).abs().sum(0).nonzero().flatten()

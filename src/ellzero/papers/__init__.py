@@ -108,6 +108,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "ellzero.papers.convex_geometry",
     ),
     Experiment(
+        "mlp-iht",
+        "Planted sparse ReLU networks, recovered by hard thresholding",
+        "A Recovery Guarantee for Sparse Neural Networks, arXiv:2509.20323",
+        "ellzero.papers.mlp_iht",
+    ),
+    Experiment(
         "tickets",
         "Sparse subnetworks that train: iterative pruning against hard thresholding",
         "On the Compression of Natural Language Models, arXiv:2112.11480",

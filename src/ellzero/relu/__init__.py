@@ -11,6 +11,7 @@ from ellzero.relu.closed_forms import (
 )
 from ellzero.relu.cutting_planes import prune, relaxed_cutting_planes
 from ellzero.relu.estimators import ConvexReLUClassifier, ConvexReLURegressor
+from ellzero.relu.fused import FusedLeastSquares, RectifiedLeastSquares
 from ellzero.relu.gated import (
     GatedSolution,
     certify_gated,
@@ -23,13 +24,18 @@ from ellzero.relu.gated_network import GatedReLU, GatedReLUModule
 from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.gates import Gates, read_gates, sample_gates
 from ellzero.relu.network import TwoLayerReLU
+from ellzero.relu.outputs import VectorReLU
 from ellzero.relu.polishing import polish
+from ellzero.relu.recovery import RecoveredNetwork, recover_network
 from ellzero.relu.spline_estimator import SplineReLURegressor
+from ellzero.relu.spline_programs import VectorSpline, fit_spline_hinge, fit_spline_outputs
 from ellzero.relu.splines import ReLUSpline, certify_spline, fit_spline
+from ellzero.relu.whitened import fit_whitened_classes, fit_whitened_hinge
 
 __all__ = [
     "ConvexReLUClassifier",
     "ConvexReLURegressor",
+    "FusedLeastSquares",
     "GatedProgram",
     "GatedReLU",
     "GatedReLUClassifier",
@@ -38,21 +44,30 @@ __all__ = [
     "GatedSolution",
     "Gates",
     "ReLUSpline",
+    "RecoveredNetwork",
+    "RectifiedLeastSquares",
     "SplineReLURegressor",
     "TwoLayerReLU",
+    "VectorReLU",
+    "VectorSpline",
     "certify_gated",
     "certify_network",
     "certify_spline",
     "check_l0_l1",
     "fit_spike_free",
     "fit_spline",
+    "fit_spline_hinge",
+    "fit_spline_outputs",
     "fit_whitened",
+    "fit_whitened_classes",
+    "fit_whitened_hinge",
     "gated_path",
     "is_spike_free",
     "memory_needed",
     "polish",
     "prune",
     "read_gates",
+    "recover_network",
     "relaxed_cutting_planes",
     "sample_gates",
     "solve_gated",

@@ -17,9 +17,10 @@ from scipy.optimize import linprog, nnls  # type: ignore[attr-defined]
 from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError
 from ellzero.relu.certificate import read_samples
-from ellzero.relu.conclusion import conclude
+from ellzero.relu.conclusion import bound_in, conclude, gap_in
 from ellzero.relu.losses import SquaredLoss
 from ellzero.relu.network import TwoLayerReLU
+from ellzero.relu.outputs import VectorReLU
 from ellzero.relu.relaxation import bound_of, conic, relax
 from ellzero.relu.separation import plane_neuron, search_neurons
 from ellzero.validation import check_integer, check_real
@@ -36,22 +37,27 @@ class ClosedForm:
 
     Parameters
     ----------
-    network : TwoLayerReLU
-        At most two neurons, balanced.
+    network : TwoLayerReLU or VectorReLU
+        At most two neurons, or one for each class, balanced.
     value : float
-        Half the mean square plus penalty times the norm.
-    lower_bound : float
-        Proven bound below which no network of any width is.
+        Loss plus penalty times the norm.
+    certificate : Certificate
+        Of the value and the bound; `lower_bound` and `gap` are its own.
     """
 
-    network: TwoLayerReLU
+    network: TwoLayerReLU | VectorReLU
     value: float
-    lower_bound: float
+    certificate: Certificate
+
+    @property
+    def lower_bound(self) -> float:
+        """Proven bound below which no network of any width is."""
+        return bound_in(self.certificate)
 
     @property
     def gap(self) -> float:
         """Relative distance of value and bound."""
-        return max(self.value - self.lower_bound, 0.0) / self.value if self.value > 0 else 0.0
+        return gap_in(self.certificate)
 
 
 def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
@@ -98,13 +104,7 @@ def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
     check_real("penalty", penalty, low=0.0, open_low=True)
     rows, targets = read_samples(X, y, logistic=False)
     n = len(rows)
-    distance = float(np.abs(rows @ rows.T - np.eye(n)).max()) if n else 0.0
-    if distance > WHITE:
-        raise DataError(
-            f"Rows of X must be orthogonal and of length one, got XX' that is {distance:.2g} "
-            "away from the identity.",
-            "Whiten the rows first, or use fit_spike_free.",
-        )
+    check_whitened(rows)
     hidden, outputs = [], []
     for sign in (1.0, -1.0):
         part = np.maximum(sign * targets, 0.0)
@@ -116,6 +116,28 @@ def fit_whitened(X: ArrayLike, y: ArrayLike, penalty: float) -> ClosedForm:
     residual = (targets - network.predict(rows)) / n
     supremum = max(np.linalg.norm(np.maximum(s * residual, 0.0)) for s in (1.0, -1.0))
     return _proven(network, rows, targets, penalty, residual, float(supremum))
+
+
+def check_whitened(rows: Floats) -> None:
+    """Raise when rows are not orthogonal to each other and of length one, to 1e-10.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        The rows.
+
+    Raises
+    ------
+    DataError
+        If they are not.
+    """
+    distance = float(np.abs(rows @ rows.T - np.eye(len(rows))).max()) if len(rows) else 0.0
+    if distance > WHITE:
+        raise DataError(
+            f"Rows of X must be orthogonal and of length one, got XX' that is {distance:.2g} "
+            "away from the identity.",
+            "Whiten the rows first, or use fit_spike_free.",
+        )
 
 
 def spike_free_violation(A: ArrayLike) -> float:
@@ -541,7 +563,16 @@ def _proven(
 ) -> ClosedForm:
     """Return a network with its value and the bound of its residual."""
     loss = SquaredLoss()
-    value = loss.value(network.predict(rows), y) + penalty * network.norm
+    fit = loss.value(network.predict(rows), y)
+    value = fit + penalty * network.norm
     largest = penalty / supremum if supremum > 0 else 1e300
     scale = loss.best_scale(residual, y, min(largest, 1e300))
-    return ClosedForm(network, value, min(max(loss.dual(scale * residual, y), 0.0), value))
+    measures: dict[str, Measure] = {
+        "n_neurons": network.n_neurons,
+        "norm": network.norm,
+        "loss": fit,
+        "supremum_over_penalty": supremum / penalty,
+    }
+    bound = max(loss.dual(scale * residual, y), 0.0)
+    zero = loss.value(np.zeros_like(y), y)
+    return ClosedForm(network, value, conclude(value, bound, measures, scale=zero))

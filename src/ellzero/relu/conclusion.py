@@ -54,3 +54,15 @@ def conclude(
     if checks[0].passed:
         claim = Claim.OPTIMAL if checks[1].passed else Claim.GAP
     return Certificate(claim, checks, assumptions, bound, gap, measures)
+
+
+def bound_in(certificate: Certificate) -> float:
+    """Return the lower bound of a certificate that has one."""
+    assert certificate.lower_bound is not None
+    return certificate.lower_bound
+
+
+def gap_in(certificate: Certificate) -> float:
+    """Return the relative gap of a certificate that has one."""
+    assert certificate.gap is not None
+    return certificate.gap

@@ -9,13 +9,18 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa: TID253
-from sklearn.utils import check_random_state  # noqa: TID253
-from sklearn.utils.multiclass import check_classification_targets  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
 from ellzero.errors import DataError
 from ellzero.relu.certificate import certify
 from ellzero.relu.losses import AbstractLoss, loss_of
+from ellzero.relu.settings import (
+    check_effort,
+    check_penalty,
+    generator_of,
+    read_classes,
+    with_bias,
+)
 from ellzero.relu.training import Training, largest_penalty, to_network, train
 from ellzero.validation import check_integer, check_real
 
@@ -50,20 +55,17 @@ class _ConvexReLU(BaseEstimator):
 
     def _check_settings(self) -> None:
         """Raise when a setting is out of range."""
-        if self.penalty is not None:
-            check_real("penalty", self.penalty, low=0.0, open_low=True)
+        check_penalty(self.penalty)
         if self.max_neurons is not None:
             check_integer("max_neurons", self.max_neurons, low=1)
-        check_integer("max_iter", self.max_iter, low=1)
-        check_real("tol", self.tol, low=0.0)
+        check_effort(self.max_iter, self.tol, open_tol=False)
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, low=0.0, open_low=True)
 
     def _train(self, X: Floats, y: Floats, loss: AbstractLoss, unit: float) -> None:
         """Train in units in which rows and targets are of size one; store what is found."""
-        state = check_random_state(self.random_state)
-        generator = np.random.default_rng(state.randint(2**31 - 1))
-        A = np.column_stack([X, np.ones(len(X))]) if self.fit_bias else X
+        generator = generator_of(self.random_state)
+        A = with_bias(X, self.fit_bias)
         row_size = float(np.sqrt(np.mean(np.sum(A * A, axis=1)))) or 1.0
         scaled = Training(A / row_size, y / unit, loss, 1.0, self.fit_intercept)
         largest = largest_penalty(scaled, generator)
@@ -323,8 +325,7 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
         """
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_, codes = read_classes(y)
         if len(self.classes_) != 2:
             raise DataError(
                 "Only binary classification is supported. The type of the target is "

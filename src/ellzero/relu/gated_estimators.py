@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin  # noqa: TID253
 from sklearn.exceptions import ConvergenceWarning  # noqa: TID253
-from sklearn.utils import check_random_state  # noqa: TID253
-from sklearn.utils.multiclass import check_classification_targets  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
 from ellzero.core.result import Status
@@ -21,8 +19,15 @@ from ellzero.errors import DataError
 from ellzero.relu.gated import check_memory, memory_needed, resolve_solver, solve_gated
 from ellzero.relu.gated_network import GatedReLU, GatedReLUModule
 from ellzero.relu.gated_program import GatedProgram
-from ellzero.relu.gates import read_gates, sample_gates, vectors_of
+from ellzero.relu.gates import read_gates, vectors_of
 from ellzero.relu.losses import AbstractLoss, loss_of
+from ellzero.relu.settings import (
+    check_effort,
+    check_penalty,
+    draw_gates,
+    read_classes,
+    with_bias,
+)
 from ellzero.validation import check_integer, check_real
 
 Floats = NDArray[np.float64]
@@ -59,11 +64,9 @@ class _GatedReLU(BaseEstimator):
 
     def _check_settings(self) -> None:
         """Raise when a setting is out of range."""
-        if self.penalty is not None:
-            check_real("penalty", self.penalty, low=0.0, open_low=True)
+        check_penalty(self.penalty)
         check_integer("n_gates", self.n_gates, low=1)
-        check_integer("max_iter", self.max_iter, low=1)
-        check_real("tol", self.tol, low=0.0, open_low=True)
+        check_effort(self.max_iter, self.tol, open_tol=True)
         resolve_solver(self.solver, 1)
         if self.memory_limit is not None:
             check_real("memory_limit", self.memory_limit, low=0.0, open_low=True)
@@ -79,13 +82,8 @@ class _GatedReLU(BaseEstimator):
         limit = _physical_memory() if self.memory_limit is None else self.memory_limit
         LOG.info("The gated program needs about %.2f GiB.", self.memory_ / 2**30)
         check_memory(self.memory_, limit)
-        A = np.column_stack([X, np.ones(len(X))]) if self.fit_bias else X
-        if given is None:
-            state = check_random_state(self.random_state)
-            generator = np.random.default_rng(state.randint(2**31 - 1))
-            vectors = sample_gates(n_gates, n_inputs, generator)
-        else:
-            vectors = given
+        A = with_bias(X, self.fit_bias)
+        vectors = draw_gates(self.random_state, n_gates, n_inputs) if given is None else given
         gates = read_gates(A, vectors)
         if gates.message:
             # Sampled duplicates are nobody's fault; given ones are news.
@@ -366,8 +364,7 @@ class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # noqa: D101
         """
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        self.classes_, codes = read_classes(y)
         n_classes = len(self.classes_)
         if n_classes < 2:
             raise DataError(

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
-from ellzero.relu.splines import fit_spline
+from ellzero.relu.splines import fit_spline, largest_penalty
 from ellzero.validation import check_real
 
 Floats = NDArray[np.float64]
@@ -25,12 +25,21 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
 
     Parameters
     ----------
-    penalty : float, default=0.0
-        Weight of the norm. With 0 the network of least norm that interpolates. Must not be
-        negative.
+    penalty : float or None, default=None
+        Weight of the norm. None takes a hundredth of the largest useful one, at which the network
+        becomes constant; 0 the network of least norm that interpolates. Must not be negative.
+    project : bool, default=False
+        Whether rows that are off a line are moved to the line of largest spread. What is proven
+        then is of networks on the moved rows.
 
     Attributes
     ----------
+    penalty_ : float
+        The penalty that was used.
+    largest_penalty_ : float
+        Largest useful one, exactly.
+    certificate_ : Certificate
+        How the bound is proven.
     spline_ : ReLUSpline
         Knots, weights, value, bound and dual point.
     value_ : float
@@ -65,8 +74,15 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
     (True, True)
     """
 
-    def __init__(self, penalty: float = 0.0) -> None:
+    def __init__(self, penalty: float | None = None, *, project: bool = False) -> None:
         self.penalty = penalty
+        self.project = project
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that a line is not enough for targets of several features."""
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> SplineReLURegressor:
         """Train to the optimum.
@@ -91,10 +107,17 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
             If the samples do not lie on a line, or equal ones have different targets while
             `penalty` is 0.
         """
-        check_real("penalty", self.penalty, low=0.0)
+        if self.penalty is not None:
+            check_real("penalty", self.penalty, low=0.0)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         rows, targets = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
-        self.spline_ = fit_spline(rows, targets, self.penalty)
+        rows = _projected(rows) if self.project else rows
+        self.largest_penalty_ = largest_penalty(rows, targets)
+        # All targets alike: no neuron helps at any penalty.
+        chosen = 0.01 * self.largest_penalty_ or 1.0
+        self.penalty_ = chosen if self.penalty is None else float(self.penalty)
+        self.spline_ = fit_spline(rows, targets, self.penalty_)
+        self.certificate_ = self.spline_.certificate
         self.value_, self.lower_bound_ = self.spline_.value, self.spline_.lower_bound
         self.gap_, self.n_iter_ = self.spline_.gap, self.spline_.n_rounds
         return self
@@ -126,3 +149,13 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return self.spline_.to_module()
+
+
+def _projected(X: Floats) -> Floats:
+    """Return the projections of the rows on the line of largest spread."""
+    center = X.mean(axis=0)
+    _, _, directions = np.linalg.svd(X - center, full_matrices=False)
+    direction = directions[0]
+    # The sign is that of the largest entry, whatever the decomposition gives.
+    direction = direction * np.sign(direction[np.argmax(np.abs(direction))])
+    return np.asarray(center + np.outer((X - center) @ direction, direction))

@@ -22,7 +22,7 @@ from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError, IncompatibleError
 from ellzero.relu.banded import HatProgram, solve_restricted
 from ellzero.relu.certificate import read_samples
-from ellzero.relu.conclusion import conclude
+from ellzero.relu.conclusion import bound_in, conclude, gap_in
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.validation import check_real
 
@@ -110,9 +110,10 @@ class ReLUSpline:
     penalty : float
         Weight of the norm; 0 for interpolation.
     value : float
-        The norm where `penalty` is 0, else half the mean square plus penalty times the norm.
-    lower_bound : float
-        Proven bound below which no network of any width is.
+        The norm where `penalty` is 0, else half the mean square (or the mean hinge loss) plus
+        penalty times the norm.
+    certificate : Certificate
+        Of the value and the bound; `lower_bound` and `gap` are its own.
     dual : ndarray of shape (n_samples,)
         The dual point v that proves it, in the order of the samples.
     n_rounds : int
@@ -133,7 +134,7 @@ class ReLUSpline:
     intercept: float
     penalty: float
     value: float
-    lower_bound: float
+    certificate: Certificate
     dual: Floats
     n_rounds: int
 
@@ -148,10 +149,14 @@ class ReLUSpline:
         return float(np.abs(self.weights).sum())
 
     @property
+    def lower_bound(self) -> float:
+        """Proven bound below which no network of any width is."""
+        return bound_in(self.certificate)
+
+    @property
     def gap(self) -> float:
         """Relative distance of the value to the bound."""
-        largest = max(abs(self.value), abs(self.lower_bound))
-        return max(self.value - self.lower_bound, 0.0) / largest if largest > 0 else 0.0
+        return gap_in(self.certificate)
 
     def predict(self, X: ArrayLike) -> Floats:
         """Return the outputs.
@@ -168,7 +173,7 @@ class ReLUSpline:
         """
         rows = np.asarray(X, dtype=np.float64)
         at = self.line.positions(rows.reshape(-1, 1) if rows.ndim == 1 else rows)
-        return _evaluate(self.knots, self.sides, self.weights, self.intercept, at)
+        return evaluate(self.knots, self.sides, self.weights, self.intercept, at)
 
     def to_network(self) -> TwoLayerReLU:
         """Return the network on the features, with |w_j| equal to the norm of u_j.
@@ -271,15 +276,58 @@ def fit_spline(X: ArrayLike, y: ArrayLike, penalty: float = 0.0) -> ReLUSpline:
         dual_knots, bound = interpolation_dual(knots, means)
         dual = np.zeros(len(at))
         dual[order[first]] = dual_knots
-        return ReLUSpline(line, *parts, 0.0, norm, min(bound, norm), dual, 0)
+        proven = conclude(norm, bound, {"n_neurons": len(parts[0]), "norm": norm})
+        return ReLUSpline(line, *parts, 0.0, norm, proven, dual, 0)
     found, values, n_rounds = _penalized(knots, counts, means, len(at) * penalty)
     parts = interpolate(knots[found], values)
-    outputs = _evaluate(*parts, at)
+    outputs = evaluate(*parts, at)
     norm = float(np.abs(parts[2]).sum())
-    value = 0.5 * float(np.mean((outputs - targets) ** 2)) + penalty * norm
+    loss = 0.5 * float(np.mean((outputs - targets) ** 2))
+    value = loss + penalty * norm
     # Any point bounds; the values of the spline have less rounding than the network's sums.
-    bound, dual, _ = _bound(at, targets, np.interp(at, knots[found], values), penalty)
-    return ReLUSpline(line, *parts, penalty, value, min(bound, value), dual, n_rounds)
+    bound, dual, supremum = _bound(at, targets, np.interp(at, knots[found], values), penalty)
+    measures: dict[str, Measure] = {
+        "n_neurons": len(parts[0]),
+        "norm": norm,
+        "loss": loss,
+        "bound_method": "exact supremum on a line, biases free",
+        "supremum_over_penalty": supremum / penalty,
+    }
+    proven = conclude(value, bound, measures, scale=0.5 * float(np.mean(targets**2)))
+    return ReLUSpline(line, *parts, penalty, value, proven, dual, n_rounds)
+
+
+def largest_penalty(X: ArrayLike, y: ArrayLike) -> float:
+    """Return the least penalty at which the constant network is optimal, exactly.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples,) or (n_samples, n_features)
+        Samples on a line.
+    y : array-like of shape (n_samples,)
+        Targets.
+
+    Returns
+    -------
+    float
+        The supremum at the centered targets over n; 0.0 when targets do not differ.
+
+    Raises
+    ------
+    DataError
+        If X or y is malformed, or rows do not lie on a line.
+
+    Examples
+    --------
+    >>> from ellzero.relu.splines import fit_spline, largest_penalty
+    >>> top = largest_penalty([-1.0, 0.0, 2.0], [1.0, 0.0, 2.0])
+    >>> [fit_spline([-1.0, 0.0, 2.0], [1.0, 0.0, 2.0], f * top).n_neurons for f in (0.99, 1.01)]
+    [2, 0]
+    """
+    rows, targets = _read(X, y)
+    at = Line.through(rows).positions(rows)
+    order = np.argsort(at, kind="stable")
+    return line_supremum(at[order], (targets - targets.mean())[order] / len(at))
 
 
 def certify_spline(network: Any, X: ArrayLike, y: ArrayLike, penalty: float) -> Certificate:
@@ -514,10 +562,25 @@ def _bound(at: Floats, y: Floats, outputs: Floats, penalty: float) -> tuple[floa
     return max(bound, 0.0), scale * point, supremum
 
 
-def _evaluate(
+def evaluate(
     knots: Floats, sides: Floats, weights: Floats, intercept: float, at: Floats
 ) -> Floats:
-    """Return the values of a network on a line, piece by piece instead of neuron by neuron."""
+    """Return the values of a network on a line, piece by piece instead of neuron by neuron.
+
+    Parameters
+    ----------
+    knots, sides, weights : ndarray of shape (n_neurons,)
+        Its neurons, as in `ReLUSpline`, knots increasing.
+    intercept : float
+        The c.
+    at : ndarray of shape (n_samples,)
+        Positions.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        The values.
+    """
     if not len(knots):
         return np.full(at.shape, intercept)
     right, left = np.where(sides > 0, weights, 0.0), np.where(sides < 0, weights, 0.0)
