@@ -50,7 +50,9 @@ def compress(
     """Give the linear layers of a language model an exact number of nonzeros, with bounds.
 
     The folder of the result holds the model and its tokenizer, summary.json and report.html with a
-    table of the layers. An interrupted run goes on after its last layer when it is started again.
+    table of the layers. Finished layers are kept in another folder until the result is whole: a
+    run that was interrupted, or that a crash ended, goes on after the last of them when the same
+    command is given again.
     """
     import json
     import shutil
@@ -136,10 +138,13 @@ def check_separate(model: Path, out: Path, checkpoint: Path) -> None:
 @contextlib.contextmanager
 def _resumable(kept: Path) -> Iterator[None]:
     """Say how to go on when a run ends before its result: by Ctrl-C, an error or a crash."""
+    before = _finished(kept)
+    if before:
+        say(f"Going on after {before} finished layers in '{kept}'.")
     try:
         yield
     except BaseException as error:
-        count = len(list(kept.glob("*.safetensors"))) if kept.is_dir() else 0
+        count = _finished(kept)
         stopped = isinstance(error, KeyboardInterrupt)
         if not count:
             raise
@@ -153,33 +158,44 @@ def _resumable(kept: Path) -> Iterator[None]:
         raise
 
 
+def _finished(kept: Path) -> int:
+    return len(list(kept.glob("*.safetensors"))) if kept.is_dir() else 0
+
+
 def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:
-    trained = table["distillation"]
+    lines, trained = table["layers"], table["distillation"]
     columns = ("name", "n_nonzero", "density", "relative_error", "lower_bound", "gap", "seconds")
+    errors = [line["relative_error"] for line in lines]
+    gaps = [line["gap"] for line in lines if line["gap"] is not None]
+    headline = f"{table['n_nonzero']:,} of {table['n_weights']:,} weights in {len(lines)} layers"
+    if lines:
+        headline += f"; mean relative error of a layer {sum(errors) / len(errors):.3g}"
+    if gaps:
+        headline += f", of which {1.0 - sum(gaps) / len(gaps):.0%} is proven to be needed"
+    notes = [f"'{key}' was left dense: {why}." for key, why in table["left_dense"].items()]
+    notes += [f"{line['name']}: {note}." for line in lines for note in line["notes"]]
+    if trained:
+        first, last = trained["losses"][0], trained["losses"][-1]
+        notes.insert(
+            0,
+            f"Trained towards the dense model for {trained['n_steps']} steps: the loss was "
+            f"{first:.4g} at first and {last:.4g} at last. Errors of layers are those before.",
+        )
+    tables = [
+        {
+            "title": "Layers",
+            "columns": [column.replace("_", " ") for column in columns],
+            "rows": [[line[column] for column in columns] for line in lines],
+            "note": "Errors and bounds are relative to the energy of the output that the layer "
+            "aims at; the gap is the share of the error that is not proven to be needed.",
+        }
+    ]
+    if notes:
+        tables.append({"title": "Notes", "columns": ["note"], "rows": [[n] for n in notes]})
     return {
-        "title": f"{name}: {table['n_nonzero']:,} of {table['n_weights']:,} weights",
-        "messages": [
-            *(
-                [
-                    f"Trained towards the dense model for {trained['n_steps']} steps: loss "
-                    f"{trained['losses'][0]:.4g} at first, {trained['losses'][-1]:.4g} at last."
-                ]
-                if trained
-                else []
-            ),
-            *(f"'{key}' was left dense: {why}." for key, why in table["left_dense"].items()),
-            *(f"{line['name']}: {note}." for line in table["layers"] for note in line["notes"]),
-        ],
-        "tables": [
-            {
-                "title": "Layers",
-                "columns": [column.replace("_", " ") for column in columns],
-                "rows": [[line[column] for column in columns] for line in table["layers"]],
-                "note": "Errors and bounds are relative to the energy of the layer's output; the "
-                "gap is the share of the error that is not proven to be needed."
-                + (" They are those before the training." if trained else ""),
-            }
-        ],
+        "title": f"{name}: compressed",
+        "headline": headline,
+        "tables": tables,
         "settings": {
             key: str(value) for key, value in table["settings"].items() if value is not None
         },
