@@ -15,7 +15,8 @@ model. "ellzero" also runs the dense model beside the sparse one, as `compress` 
 "global budget" moves counts between layers; "100 steps" trains what "global budget" (with a
 pattern: "ellzero") gave on the same sentences, without labels. Choices were made on development
 pairs. Wanda and magnitude do not change the kept weights. Seconds are processor time, for all 36
-layers. A stopped run goes on with the rows that its file lacks.
+layers. A stopped run goes on with the rows that its file lacks and, with ``--keep FOLDER``, in the
+middle of a row of ours (whose seconds are then those of the last part).
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def relative_error(dense: Tensor, new: Tensor, gram: Tensor) -> float:
 class Bench:
     """Model, data and judge; rows are measured one by one."""
 
-    def __init__(self, model_folder: Path, data: Path, bounds: str) -> None:
+    def __init__(self, model_folder: Path, data: Path, bounds: str, keep: Path | None) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -236,9 +237,16 @@ class Bench:
         pairs = random.Random(0).sample(read_pairs(data / "sts" / "stsb-en-test.csv"), N_PAIRS)
         self.batches = tokenized(tokenizer, sentences)
         self.judge = Judge(tokenizer, self.dense, pairs)
-        self.bounds = bounds
+        self.bounds, self.keep = bounds, keep
         found = prunable_layers(self.dense)[0]
         self.layers = {n: layer for n, layer in found.items() if n.startswith("encoder.")}
+
+    def place(self, level: str, name: str) -> Path | None:
+        """Return where a part of a row is kept."""
+        if self.keep is None:
+            return None
+        self.keep.mkdir(parents=True, exist_ok=True)
+        return self.keep / f"{level.replace(':', '-')}-{name.replace(' ', '-')}"
 
     @functools.cached_property
     def grams(self) -> tuple[dict[str, Tensor], float]:
@@ -272,7 +280,8 @@ class Bench:
             options["density"] = float(level)
         model = copy.deepcopy(self.dense)
         result = compress(model, self.batches, with_bounds=level == self.bounds,
-                          layers=["encoder."], **options)  # fmt: skip
+                          layers=["encoder."], checkpoint=self.place(level, method),
+                          **options)  # fmt: skip
         row: dict[str, Any] = {"seconds": round(result.seconds, 1)}
         if level == self.bounds:
             row["layers"] = [
@@ -283,7 +292,14 @@ class Bench:
 
     def trained(self, level: str, row: dict[str, Any], model: nn.Module) -> dict[str, Any]:
         """Train what `compress` gave."""
-        result = distill(model, self.dense, self.batches, 100, layers=list(self.layers))
+        result = distill(
+            model,
+            self.dense,
+            self.batches,
+            100,
+            layers=list(self.layers),
+            checkpoint=self.place(level, "steps.pt"),
+        )
         return {"seconds": round(row["seconds"] + result.seconds, 1)}
 
     def finish(self, level: str, method: str, row: dict[str, Any], model: nn.Module) -> Any:
@@ -308,7 +324,8 @@ def run(bench: Bench, levels: list[str], methods: list[str], out: Path | None,
     rows: list[dict[str, Any]] = []
     if out is not None and out.exists():
         rows = json.loads(out.read_text())["rows"]
-    done = {(row.get("level"), row["method"]) for row in rows}
+    # Rows with a remark are of other code; they are measured again beside it.
+    done = {(row.get("level"), row["method"]) for row in rows if "run" not in row}
 
     def keep(row: dict[str, Any]) -> None:
         rows.append(row)
@@ -344,6 +361,7 @@ def main() -> None:
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--bounds", default="0.2", help="Level with lower bounds.")
     parser.add_argument("--methods", default=";".join([*ALONE, *OURS, TRAINED]))
+    parser.add_argument("--keep", type=Path, help="Folder of what a stopped run goes on from.")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.data is None or not (given.model / "config.json").exists():
@@ -355,7 +373,7 @@ def main() -> None:
                "ellzero": ellzero.__version__,
                "date": str(datetime.datetime.now(datetime.UTC).date())}  # fmt: skip
 
-    bench = Bench(given.model, Path(given.data), given.bounds)
+    bench = Bench(given.model, Path(given.data), given.bounds, given.keep)
     run(bench, given.levels.split(","), given.methods.split(";"), given.out, machine)
 
 
