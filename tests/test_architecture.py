@@ -48,6 +48,7 @@ SIDEWAYS = {
     ("fitting", "models"),
     ("fitting", "estimators"),
     ("training", "nn"),
+    ("language", "nn"),  # recovery training under an exact count
     ("cli", "papers"),
     ("solvers", "sets"),
     ("geometry", "objectives"),
