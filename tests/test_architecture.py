@@ -49,6 +49,7 @@ SIDEWAYS = {
     ("relu", "models"),
     ("fitting", "estimators"),
     ("training", "nn"),
+    ("language", "nn"),  # recovery training under an exact count
     ("cli", "papers"),
     ("solvers", "sets"),
     ("geometry", "objectives"),

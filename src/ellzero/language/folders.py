@@ -16,8 +16,10 @@ LENGTH = 256
 BATCH = 32
 
 
-def check_room(model: Path, out: Path) -> None:
-    """Raise when the folder is no model, or the disk has no room for what a run writes.
+def check_room(
+    model: Path, out: Path, checkpoint: Path | None = None, *, distill: bool = False
+) -> None:
+    """Raise when the folder is no model, or a disk has no room for what a run writes.
 
     Parameters
     ----------
@@ -25,13 +27,17 @@ def check_room(model: Path, out: Path) -> None:
         Folder of the model.
     out : Path
         Folder of the result; it need not exist.
+    checkpoint : Path or None, default=None
+        Folder of the finished layers, perhaps on another disk; None means beside the result.
+    distill : bool, default=False
+        Whether a training keeps its state there too: weights and two averages of each.
 
     Raises
     ------
     DataError
         If `model` has no configuration or no weights.
     InvalidParameterError
-        If the disk of `out` is too full for the new weights and the layers kept on the way.
+        If a disk is too full for the new weights and the layers kept on the way.
     """
     if not (model / "config.json").is_file():
         raise DataError(
@@ -44,16 +50,23 @@ def check_room(model: Path, out: Path) -> None:
         raise DataError(
             f"The folder '{model}' has no weights.", "Give a folder written by `save_pretrained`."
         )
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    needed = 2 * size + SPARE
-    if free < needed:
-        raise InvalidParameterError(
-            f"'{out}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
-            "Make room, or name a folder on another disk.",
-        )
+    kept = out if checkpoint is None else checkpoint
+    needs = [(out, size + SPARE), (kept, (4 if distill else 1) * size)]
+    disks: dict[int, list[tuple[Path, int]]] = {}
+    for folder, needed in needs:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        disks.setdefault(place.stat().st_dev, []).append((place, needed))
+    for parts in disks.values():
+        free = shutil.disk_usage(parts[0][0]).free
+        needed = sum(part for _, part in parts)
+        if free < needed:
+            folder = out if parts[0][1] == size + SPARE else kept
+            raise InvalidParameterError(
+                f"'{folder}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
+                "Make room, or name a folder on another disk.",
+            )
 
 
 def load_folder(folder: Path) -> tuple[nn.Module, Any]:

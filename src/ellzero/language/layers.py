@@ -191,15 +191,15 @@ def prune_layer(
     unit = unit * scales
     working = torch.float64 if weight.dtype == torch.float64 else torch.float32
     small = dense.to(working)
-    mask, n_iter = _split(small, metric, constraint, max_iter)
+    mask, near, n_iter = _split(small, metric.to(working), constraint, max_iter)
     alive = ~dead
     mask &= alive
-    point = solve_on(dense, metric, mask, torch.where(mask, dense, 0.0))
+    point = _refit(dense, metric, mask, torch.where(mask, near, 0.0), working)
     first = _value(dense, metric, point)
     n_swaps = 0
     if max_swaps:
         better, moved = _exchange(small, metric.to(working), mask, alive, constraint, max_swaps)
-        refined = solve_on(dense, metric, better, torch.where(better, point, 0.0))
+        refined = _refit(dense, metric, better, torch.where(better, point, 0.0), working)
         # Prices are in the working precision; the judgment is not.
         if _value(dense, metric, refined) < first:
             mask, point, n_swaps = better, refined, moved
@@ -316,6 +316,19 @@ def solve_on(
     return point
 
 
+def _refit(
+    dense: Tensor, metric: Tensor, mask: Tensor, point: Tensor, working: torch.dtype
+) -> Tensor:
+    """Return the best weight on a support: most of the way in the working precision."""
+    if working == torch.float64:
+        return solve_on(dense, metric, mask, point)
+    near = solve_on(
+        dense.to(working), metric.to(working), mask, point.to(working), max_iter=150, tol=1e-5
+    )
+    # The value is off by the square of this.
+    return solve_on(dense, metric, mask, near.double(), max_iter=20, tol=1e-6)
+
+
 def _check(weight: Tensor, gram: Tensor, constraint: AbstractSparseSet) -> None:
     if weight.dim() != 2 or gram.shape != (weight.shape[1], weight.shape[1]):
         raise IncompatibleError(
@@ -367,10 +380,10 @@ def select(constraint: AbstractSparseSet, scores: Tensor) -> Tensor:
 
 def _split(
     dense: Tensor, metric: Tensor, constraint: AbstractSparseSet, max_iter: int
-) -> tuple[Tensor, int]:
-    """Return a support by splitting with growing coupling, and the number of iterations."""
+) -> tuple[Tensor, Tensor, int]:
+    """Return support and values by splitting with growing coupling, and the iterations."""
     values, vectors = torch.linalg.eigh(metric)
-    values, vectors = values.clamp(min=0.0).to(dense.dtype), vectors.to(dense.dtype)
+    values = values.clamp(min=0.0)
     target = ((dense @ vectors) * values) @ vectors.T
     mask = select(constraint, dense * dense)
     sparse = torch.where(mask, dense, 0.0)
@@ -385,7 +398,7 @@ def _split(
         sparse = torch.where(mask, shifted, 0.0)
         dual = dual + coupling * (free - sparse)
         coupling *= factor
-    return mask, max_iter
+    return mask, sparse, max_iter
 
 
 @dataclass(slots=True)
