@@ -2,5 +2,15 @@
 
 from ellzero.language.compress import CompressedLayer, CompressionResult, compress
 from ellzero.language.layers import PrunedLayer, prune_layer
+from ellzero.language.quantization import QuantizedLayer, Quantizer, quantize_layer
 
-__all__ = ["CompressedLayer", "CompressionResult", "PrunedLayer", "compress", "prune_layer"]
+__all__ = [
+    "CompressedLayer",
+    "CompressionResult",
+    "PrunedLayer",
+    "QuantizedLayer",
+    "Quantizer",
+    "compress",
+    "prune_layer",
+    "quantize_layer",
+]
