@@ -37,13 +37,13 @@ import ellzero
 from ellzero.language import compress
 from ellzero.language.calibration import (
     matrix,
-    moments,
     prunable_layers,
     read_batches,
     split_model,
     stages,
 )
 from ellzero.language.layers import metric_form, select, solve_on
+from ellzero.language.moments import moments
 from ellzero.sets import L0Ball, NMPattern
 
 N_CALIBRATION = 768
@@ -193,7 +193,7 @@ def dense_grams(model: nn.Module, layers: dict[str, nn.Module], batches: Any) ->
     grams = {}
     for segment in segments:
         for group in stages(segment, calls[0])[0]:
-            found = moments(segment.module, {n: segment.layers[n] for n in group}, calls)
+            found = moments(segment, group, calls)
             grams.update(dict.fromkeys(group, found.gram))
         with torch.no_grad():
             calls = [call.after(call.run(segment.module)) for call in calls]

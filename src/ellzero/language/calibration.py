@@ -1,16 +1,16 @@
-"""Second moments of the inputs of linear layers, from any model and any batches."""
+"""A model as segments that are run one after the other, on stored hidden states."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ellzero.errors import DataError, InvalidParameterError, NonFiniteError
+from ellzero.errors import DataError, InvalidParameterError
 
 Batch = Any
 # Kinds that hold no matrix to prune; they are not listed as left dense.
@@ -86,25 +86,6 @@ def prunable_layers(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, s
 
 
 @dataclass(slots=True)
-class Moments:
-    """Sums over the calibration inputs of one layer.
-
-    Parameters
-    ----------
-    gram : Tensor
-        Sum of ``x x'``, (n_inputs, n_inputs), in double precision.
-    cross : Tensor or None
-        Sum of ``d x'``, d the input of the dense model at the same token.
-    n_samples : int
-        Tokens.
-    """
-
-    gram: Tensor
-    cross: Tensor | None = None
-    n_samples: int = 0
-
-
-@dataclass(slots=True)
 class Segment:
     """A part of the model that is run on stored inputs: a block, or the whole model.
 
@@ -114,10 +95,13 @@ class Segment:
         What is called.
     layers : dict of str to nn.Module
         Its prunable layers, by their name in the model.
+    repeated : set of str
+        Layers that were seen to be called more than once, or not at all.
     """
 
     module: nn.Module
     layers: dict[str, nn.Module]
+    repeated: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -145,7 +129,7 @@ class Call:
         return self.args[0] if self.args else self.kwargs.get("hidden_states")
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Ends a forward pass early."""
 
 
@@ -244,11 +228,11 @@ def _enter(model: nn.Module, block: nn.Module, call: Call) -> Call | None:
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(Call(args, kwargs, call.tokens))
-        raise _Stop
+        raise Stop
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        with contextlib.suppress(_Stop):
+        with contextlib.suppress(Stop):
             call.run(model)
     finally:
         handle.remove()
@@ -292,9 +276,12 @@ def stages(segment: Segment, call: Call) -> tuple[list[list[str]], list[str]]:
     groups: list[list[str]] = []
     last: Tensor | None = None
     placed: set[str] = set()
+    segment.repeated = set(segment.layers)
     for name, tensor in order:
         if name in placed:
+            segment.repeated.add(name)
             continue
+        segment.repeated.discard(name)
         placed.add(name)
         if last is not None and tensor is last:
             groups[-1].append(name)
@@ -304,97 +291,8 @@ def stages(segment: Segment, call: Call) -> tuple[list[list[str]], list[str]]:
     return groups, [name for name in segment.layers if name not in placed]
 
 
-@dataclass(slots=True)
-class Collector:
-    """Hooks that add up the inputs of some layers while the block is run.
-
-    Parameters
-    ----------
-    layers : mapping of str to nn.Module
-        Layers to listen to; those of one stage share an input and one `Moments`.
-    """
-
-    layers: Mapping[str, nn.Module]
-    seen: list[Tensor] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen to the first layer, and end the pass there."""
-        name, layer = next(iter(self.layers.items()))
-
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if not bool(torch.isfinite(args[0]).all()):
-                raise NonFiniteError(
-                    f"The input of layer '{name}' has a NaN or an infinity.",
-                    "Look at the calibration data, or run the model in float32.",
-                )
-            self.seen.append(args[0].detach())
-
-        handle = layer.register_forward_pre_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
 def rows_of(inputs: Tensor, tokens: Tensor | None) -> Tensor:
     """Return inputs as rows, without those of padded tokens."""
     if tokens is not None and inputs.dim() == 3 and inputs.shape[:2] == tokens.shape:
         return inputs[tokens.bool()]
     return inputs.reshape(-1, inputs.shape[-1])
-
-
-@torch.no_grad()
-def moments(
-    module: nn.Module,
-    layers: Mapping[str, nn.Module],
-    calls: Sequence[Call],
-    dense: tuple[nn.Module, Mapping[str, nn.Module], Sequence[Call]] | None = None,
-) -> Moments:
-    """Return second moments of the common input of some layers.
-
-    Parameters
-    ----------
-    module : nn.Module
-        What is called.
-    layers : mapping of str to nn.Module
-        Layers of one stage of `module`.
-    calls : sequence of Call
-        Calls of `module`.
-    dense : tuple or None, default=None
-        The same three of the dense model, for the moments across both.
-
-    Returns
-    -------
-    Moments
-        Sums over all tokens that are not padding.
-
-    Raises
-    ------
-    NonFiniteError
-        If an input has a NaN or an infinity; the layer is named.
-    """
-    total: Moments | None = None
-    for index, call in enumerate(calls):
-        rows = _inputs(module, layers, call)
-        if total is None:
-            size = rows.shape[1]
-            total = Moments(torch.zeros(size, size, dtype=torch.float64, device=rows.device))
-            if dense is not None:
-                total.cross = torch.zeros_like(total.gram)
-        total.gram += (rows.T @ rows).double()
-        total.n_samples += len(rows)
-        if dense is not None and total.cross is not None:
-            other = _inputs(dense[0], dense[1], dense[2][index])
-            total.cross += (other.T @ rows).double()
-    if total is None:
-        raise DataError("The calibration set is empty.", "Give at least one batch.")
-    return total
-
-
-def _inputs(module: nn.Module, layers: Mapping[str, nn.Module], call: Call) -> Tensor:
-    collector = Collector(layers)
-    with collector.listening():
-        call.run(module)
-    rows = [rows_of(seen, call.tokens).float() for seen in collector.seen]
-    return torch.cat(rows)

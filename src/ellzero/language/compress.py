@@ -20,12 +20,10 @@ from ellzero.errors import DataError, InvalidParameterError
 from ellzero.language.calibration import (
     Batch,
     Call,
-    Moments,
     Segment,
     find_blocks,
     is_conv1d,
     matrix,
-    moments,
     prunable_layers,
     read_batches,
     rows_of,
@@ -33,6 +31,8 @@ from ellzero.language.calibration import (
     stages,
 )
 from ellzero.language.layers import PrunedLayer, prune_layer
+from ellzero.language.moments import Aim, Moments, Pair, aim_of, moments
+from ellzero.language.residuals import find_residuals
 from ellzero.language.sensitivity import Output, final_output, output_sensitivity
 from ellzero.sets import L0Ball, NMPattern
 from ellzero.storage import from_json, to_json, write_atomic
@@ -126,7 +126,8 @@ def compress(
     allocation: str = "uniform",
     inputs: str = "compressed",
     damping: float = 0.01,
-    correction: float = 0.0,
+    correction: float = 1.0,
+    refit_biases: bool = True,
     max_swaps: int = 0,
     max_iter: int = 100,
     with_bounds: bool = True,
@@ -140,8 +141,8 @@ def compress(
     Parameters
     ----------
     model : nn.Module
-        The network, such as one of transformers. Its linear layers are changed; the rest, and
-        all biases, are not. It is run in evaluation mode.
+        The network, such as one of transformers. Its linear layers are changed; the rest is
+        not. It is run in evaluation mode.
     calibration : iterable
         Batches: mappings are given to the model as keywords (with ``attention_mask``, padding
         does not count), tuples as positions, anything else as the only argument.
@@ -158,10 +159,14 @@ def compress(
         or to those of the dense model.
     damping : float, default=0.01
         Added to the diagonal of the Gram matrices, relative to its mean.
-    correction : float, default=0.0
+    correction : float, default=1.0
         With compressed inputs: how far a layer aims at the outputs of the dense model, which
-        corrects errors made before it, 0 to 1. At 0 it keeps its own map; above, the dense model
-        is run beside, and errors and bounds are those of the corrected layer.
+        corrects errors made before it, 0 to 1. Where its output is added to another tensor, the
+        error of that tensor is corrected too. At 0 a layer keeps its own map; above, the dense
+        model is run beside, and errors and bounds are those of the corrected layer.
+    refit_biases : bool, default=True
+        Whether layers that have a bias get the one that keeps the mean of what they aim at;
+        errors are then those of the centered inputs.
     max_swaps : int, default=0
         Passes of exchanges in every layer. They lower its error by a few percent and take several
         times as long.
@@ -203,8 +208,10 @@ def compress(
     Notes
     -----
     Blocks are run one after the other on stored hidden states, so memory is the model, the hidden
-    states, a Gram matrix and, with `correction`, a copy of a block; a model
-    without blocks is run as a whole.
+    states and a Gram matrix, and with `correction` also the dense hidden states and a copy of a
+    block; a model without blocks is run as a whole. On MiniLM with 80 % zeros, the correction took
+    the mean cosine of the embeddings to the dense ones from .77 to .85
+    (``benchmarks/language.py``).
 
     Examples
     --------
@@ -219,8 +226,9 @@ def compress(
     """
     start = time.process_time()
     settings = _settings(
-        density, pattern, allocation, inputs, damping, correction, max_swaps, max_iter, with_bounds
-    )
+        density, pattern, allocation, inputs, damping, correction, refit_biases,
+        max_swaps, max_iter, with_bounds,
+    )  # fmt: skip
     chosen, left_dense = _choose(model, layers)
     calls = read_batches(calibration)
     if settings["pattern"] is not None:
@@ -237,26 +245,24 @@ def compress(
         if checkpoint is not None:
             store = _Store(Path(checkpoint), _fingerprint(model, chosen, calls, settings))
         table: list[CompressedLayer] = []
-        for name, layer, target, gram, notes in _walk(
-            model, chosen, calls, settings, store, left_dense
-        ):
+        for name, layer, aim, notes in _walk(model, chosen, calls, settings, store, left_dense):
             done = store.load(name) if store is not None else None
             if done is None:
-                if target is None or gram is None:
+                if aim is None:
                     raise AssertionError(name)
                 pruned = prune_layer(
-                    target,
-                    gram,
+                    aim.weight,
+                    aim.gram,
                     budgets[name],
                     damping=damping,
-                    max_iter=max_iter if len(gram) < WIDE else max(1, int(0.6 * max_iter)),
+                    max_iter=max_iter if len(aim.gram) < WIDE else max(1, int(0.6 * max_iter)),
                     max_swaps=max_swaps,
                     with_bound=with_bounds,
                 )
-                done = _finish(name, layer, pruned, notes)
+                done = _finish(name, layer, pruned, aim, notes)
                 if store is not None:
-                    store.save(done[0], done[1])
-            _write(layer, done[1])
+                    store.save(*done)
+            _write(layer, done[1], done[2])
             table.append(done[0])
             for note in done[0].notes:
                 logger.info("%s: %s", name, note)
@@ -274,6 +280,7 @@ def _settings(
     inputs: str,
     damping: float,
     correction: float,
+    refit_biases: bool,
     max_swaps: int,
     max_iter: int,
     with_bounds: bool,
@@ -299,6 +306,7 @@ def _settings(
         "inputs": inputs,
         "damping": check_real("damping", damping, low=0.0),
         "correction": check_real("correction", correction, low=0.0, high=1.0),
+        "refit_biases": bool(refit_biases),
         "max_swaps": check_integer("max_swaps", max_swaps, 0),
         "max_iter": check_integer("max_iter", max_iter, 1),
         "with_bounds": with_bounds,
@@ -438,40 +446,40 @@ def _walk(
     correct = compressed and settings["correction"] > 0.0
     dense_calls = list(calls)
     for segment in segments:
+        last = segment is segments[-1]
         groups, unused = stages(segment, calls[0])
         for name in unused:
             left_dense[name] = "not reached by the calibration"
-        original = copy.deepcopy(segment.module) if correct else None
-        twins = _twins(segment, original) if original is not None else {}
+        pair: Pair | None = None
+        if correct:
+            pair = Pair(_twin(segment), dense_calls, find_residuals(segment, dense_calls[0]))
         pending: list[tuple[str, nn.Module, Moments | None]] = []
         for group in groups:
-            members = {name: segment.layers[name] for name in group}
             found: Moments | None = None
             if store is None or not all(map(store.has, group)):
-                dense = None
-                if original is not None:
-                    dense = (original, {name: twins[name] for name in group}, dense_calls)
-                found = moments(segment.module, members, calls, dense)
-            pending += [(name, layer, found) for name, layer in members.items()]
+                found = moments(segment, group, calls, pair)
+            pending += [(name, segment.layers[name], found) for name in group]
             if compressed:
                 yield from (_job(*item, settings) for item in pending)
                 pending = []
         # Inputs of the dense model: nothing is changed before the block is left.
-        if not compressed:
-            if segment is not segments[-1]:
-                calls = _advance(segment.module, calls)
-        elif original is not None and segment is not segments[-1]:
-            dense_calls = _advance(original, dense_calls)
+        if not compressed and not last:
+            calls = _advance(segment.module, calls)
+        if pair is not None and not last:
+            dense_calls = _advance(pair.segment.module, dense_calls)
         yield from (_job(*item, settings) for item in pending)
-        if compressed and segment is not segments[-1]:
+        if compressed and not last:
             calls = _advance(segment.module, calls)
 
 
-def _twins(segment: Segment, original: nn.Module) -> dict[str, nn.Module]:
+def _twin(segment: Segment) -> Segment:
+    """Return a copy of a segment that stays dense."""
+    original = copy.deepcopy(segment.module)
     places = {id(module): name for name, module in segment.module.named_modules()}
-    return {
+    layers = {
         name: original.get_submodule(places[id(layer)]) for name, layer in segment.layers.items()
     }
+    return Segment(original, layers, set(segment.repeated))
 
 
 @torch.no_grad()
@@ -481,11 +489,10 @@ def _advance(module: nn.Module, calls: Sequence[Call]) -> list[Call]:
 
 def _job(
     name: str, layer: nn.Module, found: Moments | None, settings: Mapping[str, Any]
-) -> tuple[str, nn.Module, Tensor | None, Tensor | None, tuple[str, ...]]:
+) -> tuple[str, nn.Module, Aim | None, tuple[str, ...]]:
     if found is None:
-        return name, layer, None, None, ()
+        return name, layer, None, ()
     weight = matrix(layer)
-    target = weight if weight.dtype == torch.float64 else weight.float()
     notes = []
     width = weight.shape[1]
     if found.n_samples < width:
@@ -495,39 +502,34 @@ def _job(
     dead = int((found.gram.diagonal() <= 0.0).sum())
     if dead:
         notes.append(f"{dead} inputs are always zero; their weights are zero")
-    if found.cross is not None:
-        target = _corrected(target, found, settings)
-    return name, layer, target, found.gram, tuple(notes)
-
-
-def _corrected(target: Tensor, found: Moments, settings: Mapping[str, Any]) -> Tensor:
-    """Return the dense weight whose outputs on these inputs come nearest to the dense model's."""
-    if found.cross is None:
-        return target
-    alive = found.gram.diagonal() > 0.0
-    mean = float(found.gram.diagonal()[alive].mean()) if bool(alive.any()) else 1.0
-    # Without enough damping the map would chase noise of few tokens.
-    ridge = max(float(settings["damping"]), 0.01) * mean
-    eye = torch.eye(len(found.gram), dtype=torch.float64)
-    wide = target.double()
-    right = wide @ (found.cross + ridge * eye)
-    best: Tensor = torch.linalg.solve(found.gram + ridge * eye, right.T).T
-    aim: Tensor = wide + float(settings["correction"]) * (best - wide)
-    return aim.to(target.dtype)
+    aim = aim_of(
+        name,
+        weight if weight.dtype == torch.float64 else weight.float(),
+        found,
+        has_bias=settings["refit_biases"] and isinstance(layer.bias, Tensor),
+        correction=settings["correction"],
+        damping=settings["damping"],
+    )
+    if aim.n_constant:
+        notes.append(f"{aim.n_constant} inputs are constant; the bias takes their place")
+    return name, layer, aim, tuple(notes)
 
 
 def _finish(
-    name: str, layer: nn.Module, pruned: PrunedLayer, notes: tuple[str, ...]
-) -> tuple[CompressedLayer, Tensor]:
+    name: str, layer: nn.Module, pruned: PrunedLayer, aim: Aim, notes: tuple[str, ...]
+) -> tuple[CompressedLayer, Tensor, Tensor | None]:
     weight = pruned.weight.to(matrix(layer).dtype)
     count = int(torch.count_nonzero(weight))
-    return CompressedLayer(name, {**pruned.to_dict(), "n_nonzero": count}, notes), weight
+    bias = aim.bias(layer.bias.detach(), weight) if isinstance(layer.bias, Tensor) else None
+    return CompressedLayer(name, {**pruned.to_dict(), "n_nonzero": count}, notes), weight, bias
 
 
 @torch.no_grad()
-def _write(layer: nn.Module, weight: Tensor) -> None:
+def _write(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
     new = weight.T if is_conv1d(layer) else weight
     layer.weight.copy_(new)  # type: ignore[operator]
+    if bias is not None:
+        layer.bias.copy_(bias)  # type: ignore[operator]
 
 
 def _fingerprint(
@@ -576,15 +578,16 @@ class _Store:
     def has(self, name: str) -> bool:
         return self.path(name).exists()
 
-    def save(self, layer: CompressedLayer, weight: Tensor) -> None:
+    def save(self, layer: CompressedLayer, weight: Tensor, bias: Tensor | None) -> None:
         from safetensors.torch import save
 
         record = to_json({"name": layer.name, "record": layer.record, "notes": list(layer.notes)})
-        write_atomic(
-            self.path(layer.name), save({"weight": weight.contiguous()}, {"record": record})
-        )
+        tensors = {"weight": weight.contiguous()}
+        if bias is not None:
+            tensors["bias"] = bias.contiguous()
+        write_atomic(self.path(layer.name), save(tensors, {"record": record}))
 
-    def load(self, name: str) -> tuple[CompressedLayer, Tensor] | None:
+    def load(self, name: str) -> tuple[CompressedLayer, Tensor, Tensor | None] | None:
         from safetensors import safe_open
 
         path = self.path(name)
@@ -594,9 +597,10 @@ class _Store:
             with safe_open(path, framework="pt") as file:
                 record = from_json(file.metadata()["record"])
                 weight = file.get_tensor("weight")
+                bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118
         except Exception as error:
             raise DataError(
                 f"The checkpoint file '{path.name}' cannot be read: {error}.",
                 "Remove it; the layer is then compressed again.",
             ) from error
-        return CompressedLayer(name, record["record"], tuple(record["notes"])), weight
+        return CompressedLayer(name, record["record"], tuple(record["notes"])), weight, bias

@@ -194,12 +194,12 @@ def prune_layer(
     mask, n_iter = _split(small, metric, constraint, max_iter)
     alive = ~dead
     mask &= alive
-    point = solve_on(dense, metric, mask, torch.where(mask, dense, 0.0))
+    point = _refit(dense, metric, mask, torch.where(mask, dense, 0.0), working)
     first = _value(dense, metric, point)
     n_swaps = 0
     if max_swaps:
         better, moved = _exchange(small, metric.to(working), mask, alive, constraint, max_swaps)
-        refined = solve_on(dense, metric, better, torch.where(better, point, 0.0))
+        refined = _refit(dense, metric, better, torch.where(better, point, 0.0), working)
         # Prices are in the working precision; the judgment is not.
         if _value(dense, metric, refined) < first:
             mask, point, n_swaps = better, refined, moved
@@ -314,6 +314,19 @@ def solve_on(
         direction = residual + torch.where(square > 0.0, new / square, 0.0)[:, None] * direction
         square = new
     return point
+
+
+def _refit(
+    dense: Tensor, metric: Tensor, mask: Tensor, point: Tensor, working: torch.dtype
+) -> Tensor:
+    """Return the best weight on a support: most of the way in the working precision."""
+    if working == torch.float64:
+        return solve_on(dense, metric, mask, point)
+    near = solve_on(
+        dense.to(working), metric.to(working), mask, point.to(working), max_iter=150, tol=1e-5
+    )
+    # The value is off by the square of this.
+    return solve_on(dense, metric, mask, near.double(), max_iter=20, tol=1e-6)
 
 
 def _check(weight: Tensor, gram: Tensor, constraint: AbstractSparseSet) -> None:
