@@ -42,13 +42,13 @@ LEVELS = {
     "cli": 7,
     "__main__": 8,
 }
-# Same level, allowed: training builds on saved models; language models use the storage of networks; the command line lists the experiments.
+# Same level, allowed: training builds on saved models; the command line lists the experiments.
 SIDEWAYS = {
     ("training", "models"),
     ("fitting", "models"),
     ("fitting", "estimators"),
     ("training", "nn"),
-    ("language", "nn"),
+    ("language", "nn"),  # the storage of networks
     ("cli", "papers"),
     ("solvers", "sets"),
     ("geometry", "objectives"),

@@ -368,13 +368,15 @@ def test_other_versions_are_refused(path):
     forge(path, lambda inside: inside.update(schema_version=3))
     refuse(
         path,
-        f"'{path}' has a newer format, version 3; this ellzero ({__version__}) reads versions 1 and 2.",
+        f"'{path}' has a newer format, version 3; this ellzero ({__version__}) reads "
+        "versions 1 and 2.",
         "Install a newer ellzero.",
     )
     forge(path, lambda inside: inside.update(schema_version=0))
     refuse(
         path,
-        f"'{path}' has an older format, version 0; this ellzero ({__version__}) reads versions 1 and 2.",
+        f"'{path}' has an older format, version 0; this ellzero ({__version__}) reads "
+        "versions 1 and 2.",
         "Export the model again.",
     )
     forge(path, lambda inside: inside.update(schema_version=True))

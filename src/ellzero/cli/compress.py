@@ -12,6 +12,7 @@ from ellzero.cli.options import Force, Json
 
 if TYPE_CHECKING:
     from ellzero.language import CompressedLayer
+    from ellzero.nn.export import StoredTensor
 
 
 def compress(
@@ -23,6 +24,9 @@ def compress(
     ] = None,
     pattern: Annotated[
         str | None, typer.Option(help="Such as 2:4; in place of a density.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or int4; alone or with a density or a pattern.")
     ] = None,
     allocation: Annotated[
         str, typer.Option(help="Density of each layer: uniform, rows or global.")
@@ -40,18 +44,29 @@ def compress(
     """Give the linear layers of a language model an exact number of nonzeros, with bounds.
 
     The folder of the result holds the model and its tokenizer, summary.json and report.html with a
-    table of the layers. An interrupted run goes on after its last layer when it is started again.
+    table of the layers; with --quantize also compact.safetensors, the whole model with codes of a
+    few bits, which `ellzero.language.load_compact` reads. An interrupted run goes on after its
+    last layer when it is started again.
     """
     import json
     import shutil
 
     from ellzero.language import compress as run
-    from ellzero.language.folders import check_room, load_folder, save_folder, text_batches
+    from ellzero.language.folders import (
+        COMPACT,
+        check_room,
+        load_folder,
+        save_folder,
+        text_batches,
+    )
+    from ellzero.language.quantization import read_quantizer
+    from ellzero.nn import export
     from ellzero.report import print_summary, to_html
     from ellzero.storage import OutputFolder, check_output
 
     check_output(out, force=force)
-    check_room(Path(model), Path(out))
+    read_quantizer(quantize)
+    check_room(Path(model), Path(out), 2 if quantize is None else 3)
     network, tokenizer = load_folder(Path(model))
     batches = text_batches(tokenizer, Path(calibration), max_texts)
     checkpoint = Path(f"{out}.layers")
@@ -68,6 +83,7 @@ def compress(
         batches,
         density=density,
         pattern=pattern,
+        quantize=quantize,
         allocation=allocation,
         max_swaps=max_swaps,
         with_bounds=bounds,
@@ -79,6 +95,11 @@ def compress(
     summary["command"] = command_line()
     with OutputFolder(out, force=force) as output:
         save_folder(network, tokenizer, output.folder)
+        if quantize is not None:
+            export.save(network, output.folder / COMPACT, quantized=result.quantized)
+            stored = export.sizes(output.folder / COMPACT)
+            table["compact_bytes"] = sum(line.n_bytes for line in stored)
+            summary["tables"].append(_sizes(stored))
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(finite(table), indent=2, allow_nan=False))
     shutil.rmtree(checkpoint, ignore_errors=True)
@@ -88,12 +109,16 @@ def compress(
         print_summary(summary)
     for name, reason in result.left_dense.items():
         say(f"note: '{name}' was left dense: {reason}.")
+    if quantize is not None:
+        say(f"Compact model: {Path(out) / COMPACT}, {table['compact_bytes'] / 1e6:.1f} MB")
     say(f"Model: {out}")
     say(f"Report: {Path(out) / 'report.html'}")
 
 
 def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:
-    columns = ("name", "n_nonzero", "density", "relative_error", "lower_bound", "gap", "seconds")
+    columns = ["name", "n_nonzero", "density", "relative_error", "lower_bound", "gap", "seconds"]
+    if table["settings"]["quantize"] is not None:
+        columns[4:4] = ["pruning_error", "quantization_error", "n_rounded"]
     return {
         "title": f"{name}: {table['n_nonzero']:,} of {table['n_weights']:,} weights",
         "messages": [
@@ -113,4 +138,14 @@ def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:
             key: str(value) for key, value in table["settings"].items() if value is not None
         },
         "seconds": table["seconds"],
+    }
+
+
+def _sizes(stored: tuple[StoredTensor, ...]) -> dict[str, Any]:
+    return {
+        "title": "Compact file",
+        "columns": ["tensor", "form", "plain bytes", "bytes"],
+        "rows": [[line.name, line.form, line.plain_bytes, line.n_bytes] for line in stored],
+        "note": "What each tensor takes in compact.safetensors; embeddings, biases and norms are "
+        "kept exactly.",
     }

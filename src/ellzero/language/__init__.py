@@ -1,6 +1,7 @@
 """Compression of language models: every layer a sparse least-squares problem with a bound."""
 
 from ellzero.language.compress import CompressedLayer, CompressionResult, compress
+from ellzero.language.folders import load_compact
 from ellzero.language.layers import PrunedLayer, prune_layer
 from ellzero.language.quantization import QuantizedLayer, Quantizer, quantize_layer
 
@@ -11,6 +12,7 @@ __all__ = [
     "QuantizedLayer",
     "Quantizer",
     "compress",
+    "load_compact",
     "prune_layer",
     "quantize_layer",
 ]

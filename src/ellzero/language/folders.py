@@ -9,14 +9,17 @@ from typing import Any
 from torch import nn
 
 from ellzero.errors import DataError, InvalidParameterError
+from ellzero.nn.export import load
 
 # Room asked for beside the new weights and the finished layers: tokenizer, report.
 SPARE = 64 << 20
 LENGTH = 256
+# The whole model in one file of ours, quantized weights as codes.
+COMPACT = "compact.safetensors"
 BATCH = 32
 
 
-def check_room(model: Path, out: Path) -> None:
+def check_room(model: Path, out: Path, n_copies: int = 2) -> None:
     """Raise when the folder is no model, or the disk has no room for what a run writes.
 
     Parameters
@@ -25,6 +28,8 @@ def check_room(model: Path, out: Path) -> None:
         Folder of the model.
     out : Path
         Folder of the result; it need not exist.
+    n_copies : int, default=2
+        Files of the size of the weights that are on the disk at once.
 
     Raises
     ------
@@ -48,7 +53,7 @@ def check_room(model: Path, out: Path) -> None:
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
-    needed = 2 * size + SPARE
+    needed = n_copies * size + SPARE
     if free < needed:
         raise InvalidParameterError(
             f"'{out}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
@@ -64,6 +69,18 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
     DataError
         If transformers is missing or cannot read the folder.
     """
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = _kind(transformers, config)
+        model = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    return model.eval(), tokenizer
+
+
+def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -71,20 +88,21 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
             "Language models need transformers, which is not installed.",
             "Install it with `pip install 'ellzero[language]'`.",
         ) from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        kind = (
-            next((getattr(transformers, n, None) for n in config.architectures or ()), None)
-            or transformers.AutoModel
-        )
-        model = kind.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise DataError(
-            f"transformers cannot read the folder '{folder}': {str(error).splitlines()[0]}",
-            "Give a folder that holds a model and its tokenizer.",
-        ) from error
-    return model.eval(), tokenizer
+    return transformers
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    """Return the class of a model."""
+    names = config.architectures or ()
+    return next((getattr(transformers, n, None) for n in names), None) or transformers.AutoModel
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    reason = [*str(error).splitlines(), type(error).__name__][0]
+    return DataError(
+        f"transformers cannot read the folder '{folder}': {reason}",
+        "Give a folder that holds a model and its tokenizer.",
+    )
 
 
 def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, Any]]:
@@ -119,6 +137,46 @@ def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, A
         )
         for i in range(0, len(texts), BATCH)
     ]
+
+
+def load_compact(folder: Path) -> tuple[nn.Module, Any]:
+    """Return the model and the tokenizer of a folder from its compact file alone.
+
+    Parameters
+    ----------
+    folder : Path
+        What ``ellzero compress --quantize`` wrote; its ``model.safetensors`` is not needed.
+
+    Returns
+    -------
+    model : nn.Module
+        In evaluation mode, with exactly the weights that were written.
+    tokenizer : object
+        Of transformers.
+
+    Raises
+    ------
+    DataError
+        If transformers is missing or cannot read the folder.
+    ModelFileError
+        If the compact file is missing or damaged.
+    """
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = _kind(transformers, config)
+        model = kind._from_config(config) if hasattr(kind, "_from_config") else None
+        if model is None:
+            model = kind.from_config(config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    state = load(folder / COMPACT)
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        model = model.to(dtypes.pop())
+    load(folder / COMPACT, model)
+    return model.eval(), tokenizer
 
 
 def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:

@@ -220,6 +220,47 @@ def prune_layer(
     )
 
 
+def keep_layer(weight: Tensor, gram: Tensor, *, damping: float = 0.01) -> PrunedLayer:
+    """Return a layer with all its weights, in the form of a pruned one.
+
+    Parameters
+    ----------
+    weight, gram, damping : as in `prune_layer`
+        The layer.
+
+    Returns
+    -------
+    PrunedLayer
+        The weight as it is; its error and the bound are zero.
+    """
+    start = time.process_time()
+    scale = damped_error(weight, torch.zeros_like(weight), gram, damping)
+    dead = int((gram.diagonal() <= 0.0).sum())
+    count = int(torch.count_nonzero(weight))
+    seconds = time.process_time() - start
+    return PrunedLayer(weight, count, 0.0, scale, 0.0, 0.0, 0, 0, dead, seconds)
+
+
+def damped_error(dense: Tensor, new: Tensor, gram: Tensor, damping: float) -> float:
+    """Return ``tr (W - V) H (W - V)'`` with the damped Gram matrix, in double precision.
+
+    Parameters
+    ----------
+    dense, new : Tensor of shape (n_outputs, n_inputs)
+        W and V.
+    gram, damping : as in `prune_layer`
+        The metric.
+
+    Returns
+    -------
+    float
+        The error.
+    """
+    wide, metric, unit, _ = metric_form(dense, gram, damping)
+    error = wide - torch.where(gram.diagonal() > 0.0, new.to(torch.float64) * unit, 0.0)
+    return _value(wide, metric, wide - error)
+
+
 def metric_form(
     weight: Tensor, gram: Tensor, damping: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -268,9 +268,9 @@ def sizes_table(path: str | os.PathLike[str]) -> str:
     >>> from ellzero.nn import export
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder, "model.safetensors")
-    ...     _ = export.save(torch.nn.Linear(64, 64), path, values="float16")
+    ...     _ = export.save(torch.nn.Linear(64, 64, bias=False).double(), path)
     ...     print(export.sizes_table(path).splitlines()[-1].split())
-    ['sum', '16.2', '8.2']
+    ['sum', '32.0', '32.0']
     """
     lines = sizes(path)
     rows = [["tensor", "shape", "nonzero", "form", "plain KiB", "file KiB"]]
