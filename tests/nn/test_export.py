@@ -706,7 +706,8 @@ def test_wrong_arguments_of_sparse_are_refused():
     for wrong, message in [
         (
             {"sample": "x"},
-            "`sample` must be a number of samples, a tensor or a tuple of inputs, got str.",
+            "`sample` must be a number of samples, a tensor, a tuple or a mapping of inputs, got "
+            "str.",
         ),
         ({"sample": 0}, "`sample` must be an integer of at least 1, got 0."),
         ({"threads": 0}, "`threads` must be an integer of at least 1, got 0."),

@@ -9,6 +9,7 @@ say what each layer lost. `to_onnx` writes that one for ONNX Runtime.
 `semi_structured` does what `sparse` does for 2:4 weights on a GPU.
 """
 
+from ellzero.nn.export.coded import QuantizedLinear
 from ellzero.nn.export.compacting import (
     InputSelection,
     LayerChange,
@@ -35,6 +36,7 @@ __all__ = [
     "LayerChange",
     "LayerGain",
     "OnnxFile",
+    "QuantizedLinear",
     "QuantizedWeight",
     "SparseLinear",
     "StoredTensor",

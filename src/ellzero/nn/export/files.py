@@ -103,7 +103,7 @@ def save(
     """
     check_choice("values", values, packing.VALUES)
     state = _state(model)
-    _check_quantized(state, quantized or {})
+    check_quantized(state, quantized or {})
     blob = _pack(state, values, quantized or {})
     write_atomic(path, blob)
     return len(blob)
@@ -291,9 +291,8 @@ def sizes_table(path: str | os.PathLike[str]) -> str:
     return "\n".join(aligned(rows, left=(0, 3)))
 
 
-def _check_quantized(
-    state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedWeight]
-) -> None:
+def check_quantized(state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedWeight]) -> None:
+    """Raise where codes are not those of the state."""
     for name, weight in quantized.items():
         if name not in state:
             raise InvalidParameterError(
