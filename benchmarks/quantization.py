@@ -7,8 +7,9 @@ Run from the root of the repository, on one thread; --only rows makes, --only la
 
 Model, data, calibration and judgment are those of ``benchmarks/language.py``: all-MiniLM-L6-v2,
 768 training sentences, mean cosine to the dense embeddings and Spearman correlation on 400 test
-pairs. The 36 linear layers of the encoder are pruned and put on few levels; embeddings, norms and
-biases stay in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file,
+pairs. The 36 linear layers of the encoder are pruned, then put on few levels with every third of
+the batches ("at once": layer by layer both, with all of them); embeddings, norms and biases stay
+in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file,
 read back into a fresh model and judged there. Rivals are rounding to nearest (the same levels,
 ranges from the largest weight, nothing carried) and the dynamic int8 of torch and of ONNX Runtime,
 whose activations are int8 too. Latencies are processor seconds in turns, one thread.
@@ -47,14 +48,18 @@ LEVELS = ("dense", "0.5", "0.2")
 PACKAGES = ("torch", "numpy", "numba", "onnx", "onnxruntime", "transformers")
 BATCHES = (1, 32)
 ROUNDS = 7
+# Iterations of pruning, and the share of the calibration batches that quantization gets.
+MAX_ITER = 60
+STRIDE = 3
 NEAREST = {"clip_search": False, "feedback": False, "n_passes": 0}
 FORMS: dict[str, Any] = {
     "float32": None,
     "int8": "int8",
     "int4": "int4",
-    "int4, count kept": Quantizer(4, group_size=64, keep_count=True),
     "int8, nearest": Quantizer(8, **NEAREST),
     "int4, nearest": Quantizer(4, group_size=64, **NEAREST),
+    "int4, count kept": Quantizer(4, group_size=64, keep_count=True),
+    "int4, at once": "int4",
 }
 
 
@@ -92,31 +97,36 @@ def rows(
     batches = tokenized(tokenizer, sentences)
     judge = Judge(tokenizer, dense, pairs)
     for level in levels:
-        pruned: nn.Module | None = None
         for form in forms:
             model = copy.deepcopy(dense)
             codes: dict[str, Any] = {}
             row: dict[str, Any] = {"level": level, "form": form}
             began = time.process_time()
             quantizer = FORMS[form]
+            density = None if level == "dense" else float(level)
+            first = quantizer is None or form.endswith("at once")
+            if not first and density is not None:
+                export.load(work / f"{level}-float32.safetensors", model)
             if form.endswith("nearest"):
-                model = copy.deepcopy(dense if level == "dense" else pruned or dense)
                 codes = round_model(model, quantizer)
-            elif level != "dense" or quantizer is not None:
-                density = None if level == "dense" else float(level)
-                result = compress(model, batches, density=density, quantize=quantizer,
-                                  with_bounds=False, layers=["encoder."])  # fmt: skip
+            elif density is not None or quantizer is not None:
+                result = compress(
+                    model,
+                    batches[:: 1 if first else STRIDE],
+                    density=density if first else None,
+                    quantize=quantizer,
+                    max_iter=MAX_ITER,
+                    with_bounds=False,
+                    layers=["encoder."],
+                )
                 codes = result.quantized
                 records = [line.record for line in result.layers]
                 row["budget"] = sum(
-                    int((1.0 if density is None else density) * a * b)
-                    for a, b in (r["shape"] for r in records)
+                    int((density or 1.0) * a * b) for a, b in (r["shape"] for r in records)
                 )
                 row["n_rounded"] = sum(r.get("n_rounded", 0) for r in records)
                 errors = [r["relative_error"] for r in records]
                 row["mean_relative_error"] = statistics.fmean(errors)
-            if quantizer is None:
-                pruned = model
             row["seconds"] = round(time.process_time() - began, 1)
             row["n_nonzero"] = sum(
                 int(matrix(layer).count_nonzero())
@@ -333,7 +343,8 @@ def main() -> None:
         "date": str(datetime.datetime.now(datetime.UTC).date()),
         "busy": "other programs ran; processor time",
     }  # fmt: skip
-    content |= {"n_calibration": N_CALIBRATION, "n_pairs": N_PAIRS}
+    content |= {"n_calibration": N_CALIBRATION, "n_pairs": N_PAIRS, "max_iter": MAX_ITER,
+                "n_calibration of quantization": N_CALIBRATION // STRIDE}  # fmt: skip
 
     def write() -> None:
         given.out.write_text(json.dumps(content, indent=1) + "\n")

@@ -157,7 +157,8 @@ def compress(
         Share of weights kept, in (0, 1], over all layers.
     pattern : str or None, default=None
         Such as ``"2:4"``: at most 2 nonzeros in 4 consecutive inputs. Exactly one of `density`
-        and `pattern` is given, or none with `quantize`: then all weights are kept.
+        and `pattern` is given, or none with `quantize`: then all weights are kept, and zeros of
+        a model that was pruned before stay zeros.
     quantize : {"int8", "int4"}, Quantizer or None, default=None
         Puts the kept weights of every layer on few levels, zeros staying zero. "int8" has a scale
         for each row, "int4" one for 64 inputs of a row. A weight may become zero then, which is
@@ -264,7 +265,8 @@ def compress(
                 if aim is None:
                     raise AssertionError(name)
                 if settings["density"] == 1.0:
-                    pruned = keep_layer(aim.weight, aim.gram, damping=damping)
+                    support = matrix(layer) != 0.0
+                    pruned = keep_layer(aim.weight, aim.gram, support, damping=damping)
                 else:
                     pruned = prune_layer(
                         aim.weight,

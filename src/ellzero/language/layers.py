@@ -220,25 +220,44 @@ def prune_layer(
     )
 
 
-def keep_layer(weight: Tensor, gram: Tensor, *, damping: float = 0.01) -> PrunedLayer:
-    """Return a layer with all its weights, in the form of a pruned one.
+def keep_layer(
+    weight: Tensor, gram: Tensor, support: Tensor, *, damping: float = 0.01
+) -> PrunedLayer:
+    """Return the best weight on a given support, in the form of a pruned layer.
 
     Parameters
     ----------
     weight, gram, damping : as in `prune_layer`
-        The layer.
+        The layer; `weight` may have nonzeros outside the support.
+    support : Tensor of shape (n_outputs, n_inputs)
+        Mask of the entries that are kept.
 
     Returns
     -------
     PrunedLayer
-        The weight as it is; its error and the bound are zero.
+        `weight` itself where all is kept. The bound is that of weights on this support.
     """
     start = time.process_time()
-    scale = damped_error(weight, torch.zeros_like(weight), gram, damping)
-    dead = int((gram.diagonal() <= 0.0).sum())
-    count = int(torch.count_nonzero(weight))
-    seconds = time.process_time() - start
-    return PrunedLayer(weight, count, 0.0, scale, 0.0, 0.0, 0, 0, dead, seconds)
+    dense, metric, unit, dead = metric_form(weight, gram, damping)
+    new = weight
+    if not bool(support.all()):
+        mask = support & ~dead
+        point = solve_on(dense, metric, mask, torch.where(mask, dense, 0.0))
+        kept = torch.where(mask, point / unit, torch.where(support, weight.double(), 0.0))
+        new = kept.to(weight.dtype)
+    value = damped_error(weight, new, gram, damping)
+    return PrunedLayer(
+        new,
+        int(torch.count_nonzero(new)),
+        value,
+        _value(dense, metric, torch.zeros_like(dense)),
+        value,
+        value,
+        0,
+        0,
+        int(dead.sum()),
+        time.process_time() - start,
+    )
 
 
 def damped_error(dense: Tensor, new: Tensor, gram: Tensor, damping: float) -> float:
