@@ -47,9 +47,9 @@ from ellzero.nn import export
 LEVELS = ("dense", "0.5", "0.2")
 PACKAGES = ("torch", "numpy", "numba", "onnx", "onnxruntime", "transformers")
 BATCHES = (1, 32)
-ROUNDS = 7
+ROUNDS = 5
 # Iterations of pruning, and the share of the calibration batches that quantization gets.
-MAX_ITER = 60
+MAX_ITER = 40
 STRIDE = 3
 NEAREST = {"clip_search": False, "feedback": False, "n_passes": 0}
 FORMS: dict[str, Any] = {
@@ -152,12 +152,13 @@ def rows(
                                 strict=True)
             )  # fmt: skip
             row |= judge(fresh)
-            small = path.with_suffix(".int8-embeddings.safetensors")
-            row["bytes_with_int8_embeddings"] = export.save(
-                model, small, values="int8", quantized=codes
-            )
-            export.load(small, fresh)
-            row["with_int8_embeddings"] = judge(fresh)
+            if form in ("int8", "int4"):
+                small = path.with_suffix(".int8-embeddings.safetensors")
+                row["bytes_with_int8_embeddings"] = export.save(
+                    model, small, values="int8", quantized=codes
+                )
+                export.load(small, fresh)
+                row["with_int8_embeddings"] = judge(fresh)
             add(row)
 
 

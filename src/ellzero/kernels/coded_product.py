@@ -10,10 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit  # noqa: TID253
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types  # noqa: TID253
+from numba.core import cgutils  # noqa: TID253
+from numba.extending import intrinsic, overload  # noqa: TID253
 
 from ellzero.kernels.sparse_product import (
-    _SUM,
+    _FUSE,
     LANES,
     WINDOW,
     _from_tile,
@@ -22,8 +25,77 @@ from ellzero.kernels.sparse_product import (
     _row_of_32,
 )
 
+# The compiler converts codes one at a time, which takes longer than the products; here eight are
+# converted at once.
 
-@njit(cache=True, nogil=True, fastmath=_SUM)
+
+def _slice(codes: Any, cols: Any, x: Any, sums: Any, at: int, count: int) -> None:
+    """Write the sums over k below `count` of eight codes times eight entries of `x`."""
+    total = np.zeros(LANES, x.dtype)
+    for k in range(at, at + LANES * count, LANES):
+        total += codes[k : k + LANES] * x[cols[k : k + LANES]]
+    sums[:] = total
+
+
+@intrinsic
+def _emit_slice(typing: Any, codes: Any, cols: Any, x: Any, sums: Any, at: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        codes, cols, x, sums = (
+            context.make_array(kind)(context, builder, value).data
+            for kind, value in zip(signature.args[:4], arguments[:4], strict=True)
+        )
+        at, count = arguments[4:]
+        kinds = [context.get_value_type(kind.dtype) for kind in signature.args[:4]]
+        sizes = [kind.dtype.bitwidth // 8 for kind in signature.args[:4]]
+        long, int32 = ir.IntType(64), ir.IntType(32)
+        vectors = [ir.VectorType(kind, LANES) for kind in kinds]
+        floats = vectors[2]
+
+        def lanes(pointer: Any, place: Any, i: int) -> Any:
+            where = builder.bitcast(builder.gep(pointer, [place]), vectors[i].as_pointer())
+            return builder.load(where, align=sizes[i])
+
+        def add(step: Any, total: Any) -> None:
+            place = builder.add(at, builder.mul(step, ir.Constant(long, LANES)))
+            values = builder.sitofp(lanes(codes, place, 0), floats)
+            columns = lanes(cols, place, 1)
+            picked = ir.Constant(floats, ir.Undefined)
+            for lane in range(LANES):
+                lane_index = ir.Constant(int32, lane)
+                column = builder.zext(builder.extract_element(columns, lane_index), long)
+                entry = builder.load(builder.gep(x, [column]))
+                picked = builder.insert_element(picked, entry, lane_index)
+            product = builder.fmul(values, picked, flags=_FUSE)
+            builder.store(builder.fadd(builder.load(total), product, flags=_FUSE), total)
+
+        totals = [cgutils.alloca_once(builder, floats) for _ in range(2)]  # type: ignore[no-untyped-call]
+        for total in totals:
+            builder.store(ir.Constant(floats, [0.0] * LANES), total)
+        two = ir.Constant(long, 2)
+        half = builder.sdiv(count, two)
+        with cgutils.for_range(builder, half, intp=long) as loop:
+            start = builder.mul(loop.index, two)
+            add(start, totals[0])
+            add(builder.add(start, ir.Constant(long, 1)), totals[1])
+        done = builder.mul(half, two)
+        with cgutils.for_range(builder, builder.sub(count, done), intp=long) as loop:
+            add(builder.add(done, loop.index), totals[0])
+        whole = builder.fadd(builder.load(totals[0]), builder.load(totals[1]), flags=_FUSE)
+        builder.store(whole, builder.bitcast(sums, floats.as_pointer()), align=sizes[3])
+        return context.get_dummy_value()
+
+    return types.void(codes, cols, x, sums, types.int64, types.int64), generate
+
+
+@overload(_slice)
+def _choose_slice(codes: Any, cols: Any, x: Any, sums: Any, at: Any, count: Any) -> Any:
+    def compiled(codes: Any, cols: Any, x: Any, sums: Any, at: Any, count: Any) -> Any:
+        _emit_slice(codes, cols, x, sums, types.int64(at), types.int64(count))  # type: ignore[call-arg]
+
+    return compiled
+
+
+@njit(cache=True, nogil=True)
 def coded_vectors(
     codes: Any,
     cols: Any,
@@ -55,27 +127,14 @@ def coded_vectors(
     begin, end : int
         Windows of 128 rows to work on.
     """
-    kind = x.dtype.type
-    zero = kind(0)
+    flat_codes, flat_cols = codes.reshape(-1), cols.reshape(-1)
     sums = np.zeros(LANES, x.dtype)
     for i in range(x.shape[0]):
         sample = x[i]
         last = min(end * WINDOW // LANES, starts.size - 1)
         for s in range(begin * WINDOW // LANES, last):
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = zero
-            for k in range(starts[s], starts[s + 1]):
-                v = codes[k]
-                c = cols[k]
-                a0 += kind(v[0]) * sample[c[0]]
-                a1 += kind(v[1]) * sample[c[1]]
-                a2 += kind(v[2]) * sample[c[2]]
-                a3 += kind(v[3]) * sample[c[3]]
-                a4 += kind(v[4]) * sample[c[4]]
-                a5 += kind(v[5]) * sample[c[5]]
-                a6 += kind(v[6]) * sample[c[6]]
-                a7 += kind(v[7]) * sample[c[7]]
-            sums[0], sums[1], sums[2], sums[3] = a0, a1, a2, a3
-            sums[4], sums[5], sums[6], sums[7] = a4, a5, a6, a7
+            first = LANES * starts[s]
+            _slice(flat_codes, flat_cols, sample, sums, first, starts[s + 1] - starts[s])
             for lane in range(LANES):
                 row = order[LANES * s + lane]
                 if row < out.shape[1]:
