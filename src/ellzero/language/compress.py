@@ -393,7 +393,7 @@ def _budgets(
         }
     sizes = {name: a * b for name, (a, b) in shapes.items()}
     counts = {name: int(density * size) for name, size in sizes.items()}
-    if settings["allocation"] == "global" and len(chosen) > 1:
+    if settings["allocation"] == "global" and len(chosen) > 1 and density < 1.0:
         counts = _global_counts(model, chosen, calls, sizes, density, output)
     return {name: L0Ball(max(1, count)) for name, count in counts.items()}
 
