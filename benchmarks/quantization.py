@@ -7,8 +7,8 @@ Run from the root of the repository, on one thread; --only rows makes, --only la
 
 Model, data, calibration and judgment are those of ``benchmarks/language.py``: all-MiniLM-L6-v2,
 768 training sentences, mean cosine to the dense embeddings and Spearman correlation on 400 test
-pairs. The 36 linear layers of the encoder are pruned, then put on few levels with every third of
-the batches ("at once": layer by layer both, with all of them); embeddings, norms and biases stay
+pairs (--stride 3: every third batch of the sentences only). The 36 linear layers of the encoder
+are pruned, then put on few levels ("at once": both, layer by layer); embeddings, norms and biases stay
 in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file,
 read back into a fresh model and judged there. Rivals are rounding to nearest (the same levels,
 ranges from the largest weight, nothing carried) and the dynamic int8 of torch and of ONNX Runtime,
@@ -48,9 +48,6 @@ LEVELS = ("dense", "0.5", "0.2")
 PACKAGES = ("torch", "numpy", "numba", "onnx", "onnxruntime", "transformers")
 BATCHES = (1, 32)
 ROUNDS = 5
-# Iterations of pruning, and the share of the calibration batches that quantization gets.
-MAX_ITER = 40
-STRIDE = 3
 NEAREST = {"clip_search": False, "feedback": False, "n_passes": 0}
 FORMS: dict[str, Any] = {
     "float32": None,
@@ -84,7 +81,7 @@ def round_model(model: nn.Module, quantizer: Quantizer) -> dict[str, Any]:
 
 def rows(
     folder: Path, data: Path, work: Path, levels: list[str], forms: list[str],
-    add: Callable[[dict[str, Any]], None],
+    stride: int, max_iter: int, add: Callable[[dict[str, Any]], None],
 ) -> None:  # fmt: skip
     """Make, write, read back and judge every row."""
     from transformers import AutoTokenizer
@@ -112,10 +109,10 @@ def rows(
             elif density is not None or quantizer is not None:
                 result = compress(
                     model,
-                    batches[:: 1 if first else STRIDE],
+                    batches[::stride],
                     density=density if first else None,
                     quantize=quantizer,
-                    max_iter=MAX_ITER,
+                    max_iter=max_iter,
                     with_bounds=False,
                     layers=["encoder."],
                 )
@@ -327,6 +324,8 @@ def main() -> None:
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--forms", default=";".join(FORMS))
     parser.add_argument("--files", default="0.5-int8,0.5-int4,0.2-float32,0.2-int8,0.2-int4")
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--max-iter", type=int, default=100)
     parser.add_argument("--only", choices=("rows", "latency"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -344,8 +343,7 @@ def main() -> None:
         "date": str(datetime.datetime.now(datetime.UTC).date()),
         "busy": "other programs ran; processor time",
     }  # fmt: skip
-    content |= {"n_calibration": N_CALIBRATION, "n_pairs": N_PAIRS, "max_iter": MAX_ITER,
-                "n_calibration of quantization": N_CALIBRATION // STRIDE}  # fmt: skip
+    content |= {"n_calibration": N_CALIBRATION // given.stride, "max_iter": given.max_iter, "n_pairs": N_PAIRS}
 
     def write() -> None:
         given.out.write_text(json.dumps(content, indent=1) + "\n")
@@ -362,7 +360,7 @@ def main() -> None:
 
     if given.only != "latency":
         rows(given.model, given.data, given.work, given.levels.split(","),
-             given.forms.split(";"), add)  # fmt: skip
+             given.forms.split(";"), given.stride, given.max_iter, add)  # fmt: skip
     if given.only != "rows":
         latency(given.model, given.data, given.work, given.files.split(","), save)
 
