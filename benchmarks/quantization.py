@@ -8,9 +8,9 @@ Run from the root of the repository, on one thread; --only rows makes, --only la
 Model, data, calibration and judgment are those of ``benchmarks/language.py``: all-MiniLM-L6-v2,
 768 training sentences, mean cosine to the dense embeddings and Spearman correlation on 400 test
 pairs (--stride 3: every third batch of the sentences only). The 36 linear layers of the encoder
-are pruned, then put on few levels ("at once": both, layer by layer); embeddings, norms and biases stay
-in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file,
-read back into a fresh model and judged there. Rivals are rounding to nearest (the same levels,
+are pruned, then put on few levels ("at once": both, layer by layer); embeddings, norms and biases
+stay in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file, read back
+into a fresh model and judged there. Rivals are rounding to nearest (the same levels,
 ranges from the largest weight, nothing carried) and the dynamic int8 of torch and of ONNX Runtime,
 whose activations are int8 too. Latencies are processor seconds in turns, one thread.
 """
@@ -343,7 +343,12 @@ def main() -> None:
         "date": str(datetime.datetime.now(datetime.UTC).date()),
         "busy": "other programs ran; processor time",
     }  # fmt: skip
-    content |= {"n_calibration": N_CALIBRATION // given.stride, "max_iter": given.max_iter, "n_pairs": N_PAIRS}
+    if given.only != "latency":
+        content |= {
+            "n_calibration": N_CALIBRATION // given.stride,
+            "n_pairs": N_PAIRS,
+            "max_iter": given.max_iter,
+        }
 
     def write() -> None:
         given.out.write_text(json.dumps(content, indent=1) + "\n")
