@@ -9,10 +9,12 @@ Model, data, calibration and judgment are those of ``benchmarks/language.py``: a
 768 training sentences, mean cosine to the dense embeddings and Spearman correlation on 400 test
 pairs (--stride 3: every third batch of the sentences only). The 36 linear layers of the encoder
 are pruned, then put on few levels ("at once": both, layer by layer); embeddings, norms and biases
-stay in float32, or go to int8 ("with int8 embeddings"). Every row is written to a file, read back
-into a fresh model and judged there. Rivals are rounding to nearest (the same levels,
-ranges from the largest weight, nothing carried) and the dynamic int8 of torch and of ONNX Runtime,
-whose activations are int8 too. Latencies are processor seconds in turns, one thread.
+stay in float32, or go to int8 ("with int8 embeddings"). --one-pass takes the Gram matrices of the
+dense model and SparseGPT's pruning, which is far cheaper and further from the dense model. Every
+row is written to a file, read back into a fresh model and judged there. Rivals are rounding to
+nearest (the same levels, ranges from the largest weight, nothing carried) and the dynamic int8 of
+torch and of ONNX Runtime, whose activations are int8 too. Latencies are processor seconds in
+turns, one thread.
 """
 
 from __future__ import annotations
@@ -39,9 +41,18 @@ import torch
 from torch import Tensor, nn
 
 import ellzero
-from benchmarks.language import N_CALIBRATION, N_PAIRS, Judge, pool, read_pairs, tokenized
+from benchmarks.language import (
+    N_CALIBRATION,
+    N_PAIRS,
+    Judge,
+    pool,
+    read_pairs,
+    sparsegpt,
+    tokenized,
+)
 from ellzero.language import Quantizer, compress, quantize_layer
 from ellzero.language.calibration import matrix, prunable_layers
+from ellzero.language.quantization import read_quantizer
 from ellzero.nn import export
 
 LEVELS = ("dense", "0.5", "0.2")
@@ -79,9 +90,68 @@ def round_model(model: nn.Module, quantizer: Quantizer) -> dict[str, Any]:
     return codes
 
 
+def kept_judge(tokenizer: Any, dense: nn.Module, pairs: list[Any], path: Path) -> Judge:
+    """Return the judge, whose embeddings of the dense model are kept in a file."""
+    if path.exists():
+        judge = Judge.__new__(Judge)
+        judge.scores = [score for _, _, score in pairs]
+        judge.batches = tokenized(tokenizer, [a for a, _, _ in pairs] + [b for _, b, _ in pairs])
+        judge.dense = torch.load(path)
+        return judge
+    judge = Judge(tokenizer, dense, pairs)
+    torch.save(judge.dense, path)
+    return judge
+
+
+@torch.no_grad()
+def dense_grams(model: nn.Module, batches: list[Any], path: Path) -> dict[str, Tensor]:
+    """Return second moments of the inputs of the encoder's layers in the dense model; kept."""
+    if path.exists():
+        found: dict[str, Tensor] = torch.load(path)
+        return found
+    grams: dict[str, Tensor] = {}
+    for batch in batches:
+        handles = []
+        for name, layer in prunable_layers(model)[0].items():
+            if name.startswith("encoder.") and not name.endswith(("key", "value")):
+
+                def add(
+                    module: nn.Module, args: Any, name: str = name, batch: Any = batch
+                ) -> None:
+                    x = args[0][batch["attention_mask"].bool()]
+                    grams[name] = grams.get(name, torch.zeros(())) + (x.T @ x).double()
+
+                handles.append(layer.register_forward_pre_hook(add))
+        model(**batch)
+        for handle in handles:
+            handle.remove()
+    torch.save(grams, path)
+    return grams
+
+
+def one_shot(
+    model: nn.Module, grams: dict[str, Tensor], level: str, quantizer: Quantizer | None
+) -> dict[str, Any]:
+    """Prune every layer by SparseGPT and quantize it, all with inputs of the dense model."""
+    codes = {}
+    for name, layer in prunable_layers(model)[0].items():
+        if not name.startswith("encoder."):
+            continue
+        gram = grams[name.replace("key", "query").replace("value", "query")]
+        weight = matrix(layer)
+        if level != "dense":
+            weight.copy_(sparsegpt(weight.clone(), gram, level))
+        if quantizer is not None:
+            plain = not quantizer.feedback and not quantizer.clip_search
+            found = quantize_layer(weight, None if plain else gram, quantizer)
+            weight.copy_(found.weight)
+            codes[f"{name}.weight"] = found.quantized
+    return codes
+
+
 def rows(
     folder: Path, data: Path, work: Path, levels: list[str], forms: list[str],
-    stride: int, max_iter: int, add: Callable[[dict[str, Any]], None],
+    stride: int, max_iter: int, one_pass: bool, add: Callable[[dict[str, Any]], None],
 ) -> None:  # fmt: skip
     """Make, write, read back and judge every row."""
     from transformers import AutoTokenizer
@@ -92,19 +162,25 @@ def rows(
     sentences = random.Random(0).sample([row[0] for row in train], N_CALIBRATION)
     pairs = random.Random(0).sample(read_pairs(data / "sts" / "stsb-en-test.csv"), N_PAIRS)
     batches = tokenized(tokenizer, sentences)
-    judge = Judge(tokenizer, dense, pairs)
+    judge = kept_judge(tokenizer, dense, pairs, work / "judge.pt")
     for level in levels:
         for form in forms:
             model = copy.deepcopy(dense)
             codes: dict[str, Any] = {}
             row: dict[str, Any] = {"level": level, "form": form}
             began = time.process_time()
-            quantizer = FORMS[form]
+            quantizer = read_quantizer(FORMS[form])
             density = None if level == "dense" else float(level)
             first = quantizer is None or form.endswith("at once")
-            if not first and density is not None:
+            if one_pass:
+                row["protocol"] = "inputs of the dense model; pruned by SparseGPT"
+                grams = dense_grams(dense, batches[::stride], work / "grams.pt")
+                codes = one_shot(model, grams, level, quantizer)
+            elif not first and density is not None:
                 export.load(work / f"{level}-float32.safetensors", model)
-            if form.endswith("nearest"):
+            if one_pass:
+                pass
+            elif form.endswith("nearest"):
                 codes = round_model(model, quantizer)
             elif density is not None or quantizer is not None:
                 result = compress(
@@ -154,8 +230,9 @@ def rows(
                 row["bytes_with_int8_embeddings"] = export.save(
                     model, small, values="int8", quantized=codes
                 )
-                export.load(small, fresh)
-                row["with_int8_embeddings"] = judge(fresh)
+                if not one_pass:
+                    export.load(small, fresh)
+                    row["with_int8_embeddings"] = judge(fresh)
             add(row)
 
 
@@ -228,7 +305,12 @@ def race(calls: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def latency(
-    folder: Path, data: Path, work: Path, files: list[str], save: Callable[[Any], None]
+    folder: Path,
+    data: Path,
+    work: Path,
+    files: list[str],
+    agree: bool,
+    save: Callable[[Any], None],
 ) -> None:
     """Time whole calls, tokens to embeddings, for one sentence and for 32."""
     from transformers import AutoTokenizer
@@ -237,13 +319,16 @@ def latency(
     dense = new_model(folder)
     pairs = random.Random(0).sample(read_pairs(data / "sts" / "stsb-en-test.csv"), N_PAIRS)
     texts = [a for a, _, _ in pairs]
-    judge = Judge(tokenizer, dense, pairs)
+    judge = kept_judge(tokenizer, dense, pairs, work / "judge.pt") if agree else None
     rivals = {"dense": dense, "torch dynamic int8": dynamic_int8(dense)}
-    agreement = {"torch dynamic int8": judge(rivals["torch dynamic int8"])}
+    agreement = {}
+    if judge is not None:
+        agreement["torch dynamic int8"] = judge(rivals["torch dynamic int8"])
     sessions = onnx_sessions(dense, tokenized(tokenizer, texts[:2])[0], work)
     for name, session in sessions.items():
         runner = _Runner(session)
-        agreement[name] = judge(runner)
+        if judge is not None:
+            agreement[name] = judge(runner)
         rivals[name] = runner
     found: dict[str, Any] = {"agreement of rivals": agreement, "rows": []}
     found["rival bytes"] = {
@@ -326,6 +411,7 @@ def main() -> None:
     parser.add_argument("--files", default="0.5-int8,0.5-int4,0.2-float32,0.2-int8,0.2-int4")
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--max-iter", type=int, default=100)
+    parser.add_argument("--one-pass", action="store_true", help="SparseGPT, far cheaper.")
     parser.add_argument("--only", choices=("rows", "latency"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -365,9 +451,11 @@ def main() -> None:
 
     if given.only != "latency":
         rows(given.model, given.data, given.work, given.levels.split(","),
-             given.forms.split(";"), given.stride, given.max_iter, add)  # fmt: skip
+             given.forms.split(";"), given.stride, given.max_iter,
+             given.one_pass, add)  # fmt: skip
     if given.only != "rows":
-        latency(given.model, given.data, given.work, given.files.split(","), save)
+        latency(given.model, given.data, given.work, given.files.split(","),
+                not given.one_pass, save)  # fmt: skip
 
 
 if __name__ == "__main__":
