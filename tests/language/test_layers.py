@@ -191,3 +191,46 @@ def test_refusals() -> None:
         prune_layer(weight, gram, L0Ball(2), row_weights=torch.ones(3))
     with pytest.raises(InvalidParameterError, match="4 inputs is not positive definite"):
         prune_layer(weight, torch.ones(4, 4), L0Ball(2), damping=0.0)
+
+
+def perspective(weight: torch.Tensor, metric: torch.Tensor, most: int) -> float:
+    """Return the perspective relaxation of one row, by general convex optimization."""
+    cvxpy = pytest.importorskip("cvxpy")
+    diagonal = separable_part(metric)
+    rest = (metric - torch.diag(diagonal)).numpy()
+    values, vectors = torch.linalg.eigh(torch.from_numpy(rest))
+    root = (values.clamp(min=0.0).sqrt()[:, None] * vectors.T).numpy()
+    w, d = weight.numpy(), diagonal.numpy()
+    v, z = cvxpy.Variable(len(w)), cvxpy.Variable(len(w))
+    parts = [d[j] * cvxpy.quad_over_lin(v[j], z[j]) for j in range(len(w))]
+    objective = cvxpy.sum_squares(root @ (w - v)) + sum(parts) - 2.0 * (d * w) @ v
+    problem = cvxpy.Problem(cvxpy.Minimize(objective), [z >= 0.0, z <= 1.0, cvxpy.sum(z) <= most])
+    problem.solve(solver="CLARABEL")
+    return float(problem.value + (d * w * w).sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_nears_the_perspective_relaxation(seed: int) -> None:
+    weight, gram = layer(1, 10, 40 + seed)
+    dense, metric, _, _ = metric_form(weight, gram, DAMPING)
+    limit = perspective(dense[0], metric, 4)
+    optimum = best_rows(dense[0], metric, 4)[4]
+    bound = lower_bound(dense, metric, L0Ball(4), max_iter=400)
+    assert limit <= optimum * (1 + 1e-6)
+    assert 0.99 * limit <= bound <= limit * (1 + 1e-5)
+    # What one selection gives without the search for U.
+    assert lower_bound(dense, metric, L0Ball(4), max_iter=0) < 0.9 * bound
+    rows = lower_bound(dense.repeat(3, 1), metric, NMPattern(4, 10), max_iter=400)
+    assert rows == pytest.approx(3 * bound, rel=2e-3)
+
+
+def test_the_bound_holds_for_a_run_that_is_cut_short() -> None:
+    weight, gram = layer(1, 7, 9)
+    dense, metric, _, _ = metric_form(weight, gram, DAMPING)
+    optimum = min(
+        error_on(dense[0], metric, (*a, *b))
+        for a in itertools.combinations(range(4), 2)
+        for b in itertools.combinations((4, 5, 6), 2)
+    )
+    bound = lower_bound(dense, metric, NMPattern(2, 4))
+    assert 0.0 < bound <= optimum * (1 + 1e-9)

@@ -68,6 +68,22 @@ def test_additions_are_found_by_their_values(kind: Any, expected: dict[str, Plac
     assert find_residuals(segment_of(module), Call((inputs(),), {})) == expected
 
 
+def test_additions_are_found_in_half_precision_and_not_in_products() -> None:
+    module = seeded(PreNorm).bfloat16()
+    call = Call((inputs().bfloat16(),), {})
+    assert find_residuals(segment_of(module), call) == {"down": Place("", 0)}
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(4, 4), nn.Identity()
+
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return self.last(hidden * self.layer(hidden))
+
+    assert find_residuals(segment_of(seeded(Gated)), Call((inputs(),), {})) == {}
+
+
 def test_transformers_add_after_attention_and_after_the_perceptron() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)

@@ -208,6 +208,15 @@ def test_wrong_words() -> None:
     )
 
 
+def test_training_does_not_go_with_levels() -> None:
+    with pytest.raises(InvalidParameterError) as caught:
+        compress(gpt2(), tokens(), density=0.5, quantize="int8", distill=5)
+    assert str(caught.value) == (
+        "`distill` cannot go with `quantize`: training moves weights off their levels.\nhint: "
+        "Compress with `distill` first, then the result with `quantize` alone; zeros stay."
+    )
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     transformers = pytest.importorskip("transformers")

@@ -135,6 +135,8 @@ class Stop(Exception):
 
 def call_of(batch: Batch) -> Call:
     """Return how a model is called with a batch: a mapping gives keywords, a tuple positions."""
+    if isinstance(batch, Call):
+        return batch
     if isinstance(batch, Mapping) or hasattr(batch, "keys"):
         kwargs = dict(batch)
         return Call((), kwargs, kwargs.get("attention_mask"))

@@ -30,6 +30,8 @@ from ellzero.language.calibration import (
     split_model,
     stages,
 )
+from ellzero.language.distillation import DistillationResult
+from ellzero.language.distillation import distill as train_towards
 from ellzero.language.layers import PrunedLayer, damped_error, keep_layer, prune_layer
 from ellzero.language.moments import Aim, Moments, Pair, aim_of, moments
 from ellzero.language.quantization import Quantizer, few_levels, quantize_layer, read_quantizer
@@ -86,6 +88,9 @@ class CompressionResult:
         Parameters of the run.
     seconds : float
         Processor time.
+    distillation : DistillationResult or None, default=None
+        The recovery training, where one was asked for. Errors and bounds of the layers are those
+        before it, counts those after it.
     quantized : dict of str to QuantizedWeight, default={}
         Codes of the weights that are on few levels, by their name in the state of the model, as
         `ellzero.nn.export.save` takes them.
@@ -95,6 +100,7 @@ class CompressionResult:
     left_dense: dict[str, str]
     settings: dict[str, Any]
     seconds: float
+    distillation: DistillationResult | None = None
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     @property
@@ -120,6 +126,7 @@ class CompressionResult:
             "n_nonzero": self.n_nonzero,
             "density": self.n_nonzero / max(1, self.n_weights),
             "seconds": self.seconds,
+            "distillation": None if self.distillation is None else self.distillation.to_dict(),
         }
 
 
@@ -140,6 +147,7 @@ def compress(
     with_bounds: bool = True,
     layers: Sequence[str] | None = None,
     output: Output = final_output,
+    distill: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     callback: Callable[[CompressedLayer], None] | None = None,
 ) -> CompressionResult:
@@ -191,9 +199,14 @@ def compress(
         repeated blocks of the model, or all where it has none.
     output : callable, default=final_output
         For ``allocation="global"``: what is kept of the model's output.
+    distill : int, default=0
+        Steps of training towards the dense model afterwards, on the calibration batches and with
+        the supports fixed; a copy of the dense model is kept for it. `distillation.distill` has
+        other losses and moving supports.
     checkpoint : str, path or None, default=None
-        Folder that keeps every layer when it is done. A run with the same model, calibration and
-        parameters goes on after the last one and gives the same bits.
+        Folder that keeps every layer when it is done, and the state of the training. A run with
+        the same model, calibration and parameters goes on after the last one and gives the same
+        bits.
     callback : callable or None, default=None
         Called with every layer.
 
@@ -240,7 +253,7 @@ def compress(
     quantizer = read_quantizer(quantize)
     settings = _settings(
         density, pattern, allocation, inputs, damping, correction, refit_biases,
-        max_swaps, max_iter, with_bounds, quantizer,
+        max_swaps, max_iter, with_bounds, quantizer, distill,
     )  # fmt: skip
     chosen, left_dense = _choose(model, layers)
     calls = read_batches(calibration)
@@ -252,6 +265,8 @@ def compress(
                 del chosen[name]
     mode = model.training
     model.eval()
+    teacher = copy.deepcopy(model) if distill else None
+    trained: DistillationResult | None = None
     try:
         budgets = _budgets(model, chosen, calls, settings, output)
         store = None
@@ -288,11 +303,27 @@ def compress(
                 logger.info("%s: %s", name, note)
             if callback is not None:
                 callback(done[0])
+        if teacher is not None:
+            trained = train_towards(
+                model,
+                teacher,
+                calls,
+                distill,
+                layers=[layer.name for layer in table],
+                checkpoint=None if store is None else store.folder / "distillation.pt",
+            )
+            table = [_recounted(layer, chosen[layer.name]) for layer in table]
     finally:
         model.train(mode)
-    return CompressionResult(
-        tuple(table), left_dense, settings, time.process_time() - start, quantized
-    )
+    seconds = time.process_time() - start
+    return CompressionResult(tuple(table), left_dense, settings, seconds, trained, quantized)
+
+
+def _recounted(line: CompressedLayer, layer: nn.Module) -> CompressedLayer:
+    weight = matrix(layer)
+    count = int(torch.count_nonzero(weight))
+    counts = {"n_nonzero": count, "density": count / max(1, weight.numel())}
+    return replace(line, record={**line.record, **counts})
 
 
 def _settings(
@@ -307,9 +338,15 @@ def _settings(
     max_iter: int,
     with_bounds: bool,
     quantizer: Quantizer | None,
+    distill: int,
 ) -> dict[str, Any]:
     if quantizer is not None and density is None and pattern is None:
         density = 1.0
+    if quantizer is not None and distill:
+        raise InvalidParameterError(
+            "`distill` cannot go with `quantize`: training moves weights off their levels.",
+            "Compress with `distill` first, then the result with `quantize` alone; zeros stay.",
+        )
     if (density is None) == (pattern is None):
         raise InvalidParameterError(
             f"Exactly one of `density` and `pattern` must be given, got {density!r} and "
@@ -336,6 +373,7 @@ def _settings(
         "max_iter": check_integer("max_iter", max_iter, 1),
         "with_bounds": with_bounds,
         "quantize": None if quantizer is None else quantizer.to_dict(),
+        "distill": check_integer("distill", distill, 0),
     }
 
 
@@ -619,7 +657,8 @@ def _fingerprint(
         "model": digest.hexdigest(),
         "calibration": data.hexdigest(),
         "layers": list(chosen),
-        "settings": dict(settings),
+        # The training has its own file, which says what it is of.
+        "settings": {key: value for key, value in settings.items() if key != "distill"},
     }
 
 

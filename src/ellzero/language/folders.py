@@ -19,8 +19,15 @@ COMPACT = "compact.safetensors"
 BATCH = 32
 
 
-def check_room(model: Path, out: Path, n_copies: int = 2) -> None:
-    """Raise when the folder is no model, or the disk has no room for what a run writes.
+def check_room(
+    model: Path,
+    out: Path,
+    checkpoint: Path | None = None,
+    *,
+    distill: bool = False,
+    compact: bool = False,
+) -> None:
+    """Raise when the folder is no model, or a disk has no room for what a run writes.
 
     Parameters
     ----------
@@ -28,15 +35,19 @@ def check_room(model: Path, out: Path, n_copies: int = 2) -> None:
         Folder of the model.
     out : Path
         Folder of the result; it need not exist.
-    n_copies : int, default=2
-        Files of the size of the weights that are on the disk at once.
+    checkpoint : Path or None, default=None
+        Folder of the finished layers, perhaps on another disk; None means beside the result.
+    distill : bool, default=False
+        Whether a training keeps its state there too: weights and two averages of each.
+    compact : bool, default=False
+        Whether the result has a compact file beside the weights.
 
     Raises
     ------
     DataError
         If `model` has no configuration or no weights.
     InvalidParameterError
-        If the disk of `out` is too full for the new weights and the layers kept on the way.
+        If a disk is too full for the new weights and the layers kept on the way.
     """
     if not (model / "config.json").is_file():
         raise DataError(
@@ -49,16 +60,24 @@ def check_room(model: Path, out: Path, n_copies: int = 2) -> None:
         raise DataError(
             f"The folder '{model}' has no weights.", "Give a folder written by `save_pretrained`."
         )
-    place = out.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    needed = n_copies * size + SPARE
-    if free < needed:
-        raise InvalidParameterError(
-            f"'{out}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
-            "Make room, or name a folder on another disk.",
-        )
+    kept = out if checkpoint is None else checkpoint
+    written = (2 if compact else 1) * size + SPARE
+    needs = [(out, written), (kept, (4 if distill else 1) * size)]
+    disks: dict[int, list[tuple[Path, int]]] = {}
+    for folder, needed in needs:
+        place = folder.absolute()
+        while not place.exists():
+            place = place.parent
+        disks.setdefault(place.stat().st_dev, []).append((place, needed))
+    for parts in disks.values():
+        free = shutil.disk_usage(parts[0][0]).free
+        needed = sum(part for _, part in parts)
+        if free < needed:
+            folder = out if parts[0][1] == written else kept
+            raise InvalidParameterError(
+                f"'{folder}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
+                "Make room, or name a folder on another disk.",
+            )
 
 
 def load_folder(folder: Path) -> tuple[nn.Module, Any]:

@@ -191,10 +191,10 @@ def prune_layer(
     unit = unit * scales
     working = torch.float64 if weight.dtype == torch.float64 else torch.float32
     small = dense.to(working)
-    mask, n_iter = _split(small, metric, constraint, max_iter)
+    mask, near, n_iter = _split(small, metric.to(working), constraint, max_iter)
     alive = ~dead
     mask &= alive
-    point = _refit(dense, metric, mask, torch.where(mask, dense, 0.0), working)
+    point = _refit(dense, metric, mask, torch.where(mask, near, 0.0), working)
     first = _value(dense, metric, point)
     n_swaps = 0
     if max_swaps:
@@ -440,10 +440,10 @@ def select(constraint: AbstractSparseSet, scores: Tensor) -> Tensor:
 
 def _split(
     dense: Tensor, metric: Tensor, constraint: AbstractSparseSet, max_iter: int
-) -> tuple[Tensor, int]:
-    """Return a support by splitting with growing coupling, and the number of iterations."""
+) -> tuple[Tensor, Tensor, int]:
+    """Return support and values by splitting with growing coupling, and the iterations."""
     values, vectors = torch.linalg.eigh(metric)
-    values, vectors = values.clamp(min=0.0).to(dense.dtype), vectors.to(dense.dtype)
+    values = values.clamp(min=0.0)
     target = ((dense @ vectors) * values) @ vectors.T
     mask = select(constraint, dense * dense)
     sparse = torch.where(mask, dense, 0.0)
@@ -458,7 +458,7 @@ def _split(
         sparse = torch.where(mask, shifted, 0.0)
         dual = dual + coupling * (free - sparse)
         coupling *= factor
-    return mask, max_iter
+    return mask, sparse, max_iter
 
 
 @dataclass(slots=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ellzero.language.calibration import Call, Segment
 
-# Sums are recomputed in single precision, of terms that may be large.
+# Sums are recomputed in the model's precision, of terms that may be large.
 ACCURACY = 1e-4
+ROUNDINGS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +132,18 @@ def _search(
         if tensor.shape == output.shape:
             earlier.setdefault(id(tensor), (place, tensor))
     seen = {id(output)}
+    accuracy = max(ACCURACY, ROUNDINGS * torch.finfo(output.dtype).eps)
     for _, total in after:
         if total.shape != output.shape or id(total) in seen:
             continue
         seen.add(id(total))
-        rest = total - output
+        rest = total.float() - output.float()
         size = rest.abs().max()
-        if not bool(size > ACCURACY * output.abs().max()):
+        if not bool(size > accuracy * output.abs().max()):
             continue
         for place, tensor in earlier.values():
-            distance = (rest - tensor).abs().max()
-            if bool(distance <= ACCURACY * size):
+            distance = (rest - tensor.float()).abs().max()
+            if bool(distance <= accuracy * total.abs().max()):
                 return place
     return None
 
