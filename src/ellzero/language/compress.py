@@ -234,9 +234,9 @@ def compress(
     -----
     Blocks are run one after the other on stored hidden states, so memory is the model, the hidden
     states and a Gram matrix, and with `correction` also the dense hidden states and a copy of a
-    block; a model without blocks is run as a whole. On MiniLM with 80 % zeros, the correction took
-    the mean cosine of the embeddings to the dense ones from .77 to .85
-    (``benchmarks/language.py``).
+    block; a model without blocks is run as a whole. In a trial on MiniLM with 80 % zeros and 400
+    development sentences, the correction took the mean cosine of the embeddings to the dense ones
+    from .77 to .85, and ``allocation="global"`` from there to .87.
 
     Examples
     --------
