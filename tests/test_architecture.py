@@ -49,7 +49,7 @@ SIDEWAYS = {
     ("relu", "models"),
     ("fitting", "estimators"),
     ("training", "nn"),
-    ("language", "nn"),  # recovery training under an exact count
+    ("language", "nn"),
     ("cli", "papers"),
     ("solvers", "sets"),
     ("geometry", "objectives"),

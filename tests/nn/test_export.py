@@ -365,16 +365,18 @@ def test_damaged_files_are_refused_by_their_checksums(path):
 
 def test_other_versions_are_refused(path):
     export.save({"w": torch.ones(2, 2)}, path)
-    forge(path, lambda inside: inside.update(schema_version=2))
+    forge(path, lambda inside: inside.update(schema_version=3))
     refuse(
         path,
-        f"'{path}' has a newer format, version 2; this ellzero ({__version__}) reads version 1.",
+        f"'{path}' has a newer format, version 3; this ellzero ({__version__}) reads "
+        "versions 1 and 2.",
         "Install a newer ellzero.",
     )
     forge(path, lambda inside: inside.update(schema_version=0))
     refuse(
         path,
-        f"'{path}' has an older format, version 0; this ellzero ({__version__}) reads version 1.",
+        f"'{path}' has an older format, version 0; this ellzero ({__version__}) reads "
+        "versions 1 and 2.",
         "Export the model again.",
     )
     forge(path, lambda inside: inside.update(schema_version=True))
@@ -704,7 +706,8 @@ def test_wrong_arguments_of_sparse_are_refused():
     for wrong, message in [
         (
             {"sample": "x"},
-            "`sample` must be a number of samples, a tensor or a tuple of inputs, got str.",
+            "`sample` must be a number of samples, a tensor, a tuple or a mapping of inputs, got "
+            "str.",
         ),
         ({"sample": 0}, "`sample` must be an integer of at least 1, got 0."),
         ({"threads": 0}, "`threads` must be an integer of at least 1, got 0."),

@@ -15,6 +15,7 @@ from ellzero.errors import InvalidParameterError
 
 if TYPE_CHECKING:
     from ellzero.language import CompressedLayer
+    from ellzero.nn.export import StoredTensor
 
 
 def compress(
@@ -26,6 +27,9 @@ def compress(
     ] = None,
     pattern: Annotated[
         str | None, typer.Option(help="Such as 2:4; in place of a density.")
+    ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or int4; alone or with a density or a pattern.")
     ] = None,
     allocation: Annotated[
         str, typer.Option(help="Density of each layer: uniform, rows or global.")
@@ -50,22 +54,32 @@ def compress(
     """Give the linear layers of a language model an exact number of nonzeros, with bounds.
 
     The folder of the result holds the model and its tokenizer, summary.json and report.html with a
-    table of the layers. Finished layers are kept in another folder until the result is whole: a
-    run that was interrupted, or that a crash ended, goes on after the last of them when the same
-    command is given again.
+    table of the layers; with --quantize also compact.safetensors, the whole model with codes of a
+    few bits, which `ellzero.language.load_compact` reads. Finished layers are kept in another
+    folder until the result is whole: a run that was interrupted, or that a crash ended, goes on
+    after the last of them when the same command is given again.
     """
     import json
     import shutil
 
     from ellzero.language import compress as run
-    from ellzero.language.folders import check_room, load_folder, save_folder, text_batches
+    from ellzero.language.folders import (
+        COMPACT,
+        check_room,
+        load_folder,
+        save_folder,
+        text_batches,
+    )
+    from ellzero.language.quantization import read_quantizer
+    from ellzero.nn import export
     from ellzero.report import print_summary, to_html
     from ellzero.storage import OutputFolder, check_output
 
     kept = Path(f"{out}.layers" if checkpoint is None else checkpoint)
     check_output(out, force=force)
+    read_quantizer(quantize)
     check_separate(Path(model), Path(out), kept)
-    check_room(Path(model), Path(out), kept, distill=distill > 0)
+    check_room(Path(model), Path(out), kept, distill=distill > 0, compact=quantize is not None)
     network, tokenizer = load_folder(Path(model))
     batches = text_batches(tokenizer, Path(calibration), max_texts)
 
@@ -82,6 +96,7 @@ def compress(
             batches,
             density=density,
             pattern=pattern,
+            quantize=quantize,
             allocation=allocation,
             max_swaps=max_swaps,
             with_bounds=bounds,
@@ -94,6 +109,11 @@ def compress(
         summary["command"] = command_line()
         with OutputFolder(out, force=force) as output:
             save_folder(network, tokenizer, output.folder)
+            if quantize is not None:
+                export.save(network, output.folder / COMPACT, quantized=result.quantized)
+                stored = export.sizes(output.folder / COMPACT)
+                table["compact_bytes"] = sum(line.n_bytes for line in stored)
+                summary["tables"].append(_sizes(stored))
             output.write("report.html", to_html(summary))
             output.write("summary.json", json.dumps(finite(table), indent=2, allow_nan=False))
     shutil.rmtree(kept, ignore_errors=True)
@@ -103,6 +123,8 @@ def compress(
         print_summary(summary)
     for name, reason in result.left_dense.items():
         say(f"note: '{name}' was left dense: {reason}.")
+    if quantize is not None:
+        say(f"Compact model: {Path(out) / COMPACT}, {table['compact_bytes'] / 1e6:.1f} MB")
     say(f"Model: {out}")
     say(f"Report: {Path(out) / 'report.html'}")
 
@@ -164,7 +186,9 @@ def _finished(kept: Path) -> int:
 
 def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:
     lines, trained = table["layers"], table["distillation"]
-    columns = ("name", "n_nonzero", "density", "relative_error", "lower_bound", "gap", "seconds")
+    columns = ["name", "n_nonzero", "density", "relative_error", "lower_bound", "gap", "seconds"]
+    if table["settings"]["quantize"] is not None:
+        columns[4:4] = ["pruning_error", "quantization_error", "n_rounded"]
     errors = [line["relative_error"] for line in lines]
     gaps = [line["gap"] for line in lines if line["gap"] is not None]
     headline = f"{table['n_nonzero']:,} of {table['n_weights']:,} weights in {len(lines)} layers"
@@ -200,4 +224,14 @@ def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:
             key: str(value) for key, value in table["settings"].items() if value is not None
         },
         "seconds": table["seconds"],
+    }
+
+
+def _sizes(stored: tuple[StoredTensor, ...]) -> dict[str, Any]:
+    return {
+        "title": "Compact file",
+        "columns": ["tensor", "form", "plain bytes", "bytes"],
+        "rows": [[line.name, line.form, line.plain_bytes, line.n_bytes] for line in stored],
+        "note": "What each tensor takes in compact.safetensors; embeddings, biases and norms are "
+        "kept exactly.",
     }

@@ -125,7 +125,7 @@ def _make_pass(name: str, n_sums: int, width: int, unroll: int) -> Any:
 
     Sum i starts from ``bias[row + i]`` and adds ``values[first + i * jump + k * step]`` times row
     ``cols[at + k * step]`` of `x`, a flat array with rows of `width` entries, for k below `count`;
-    it is stored to ``out[place + i * width]`` and on.
+    it is stored to ``out[place + i * width]`` and on. Values may be integers.
     """
 
     def plain(
@@ -156,8 +156,9 @@ def _make_pass(name: str, n_sums: int, width: int, unroll: int) -> Any:
         )
         first, jump, at, step, count, row, place = arguments[5:]
         long = ir.IntType(64)
-        vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), width)
-        size = signature.args[0].dtype.bitwidth // 8
+        number = context.get_value_type(signature.args[3].dtype)
+        vector = ir.VectorType(number, width)
+        size = signature.args[3].dtype.bitwidth // 8
         undefined = ir.Constant(vector, ir.Undefined)
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
 
@@ -166,7 +167,10 @@ def _make_pass(name: str, n_sums: int, width: int, unroll: int) -> Any:
 
         def spread(pointer: Any) -> Any:
             first = ir.Constant(ir.IntType(32), 0)
-            one = builder.insert_element(undefined, builder.load(pointer), first)
+            single = builder.load(pointer)
+            if isinstance(single.type, ir.IntType):  # a code
+                single = builder.sitofp(single, number)
+            one = builder.insert_element(undefined, single, first)
             return builder.shuffle_vector(one, undefined, lanes)
 
         def add(k: Any, sums: list[Any]) -> None:

@@ -9,7 +9,9 @@ from ellzero.language.distillation import (
     TinyBERTLoss,
     distill,
 )
+from ellzero.language.folders import load_compact
 from ellzero.language.layers import PrunedLayer, prune_layer
+from ellzero.language.quantization import QuantizedLayer, Quantizer, quantize_layer
 
 __all__ = [
     "CompressedLayer",
@@ -19,8 +21,12 @@ __all__ = [
     "HiddenLoss",
     "HintonLoss",
     "PrunedLayer",
+    "QuantizedLayer",
+    "Quantizer",
     "TinyBERTLoss",
     "compress",
     "distill",
+    "load_compact",
     "prune_layer",
+    "quantize_layer",
 ]

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from ellzero.language.calibration import (
 )
 from ellzero.language.distillation import DistillationResult
 from ellzero.language.distillation import distill as train_towards
-from ellzero.language.layers import PrunedLayer, prune_layer
+from ellzero.language.layers import PrunedLayer, damped_error, keep_layer, prune_layer
 from ellzero.language.moments import Aim, Moments, Pair, aim_of, moments
+from ellzero.language.quantization import Quantizer, few_levels, quantize_layer, read_quantizer
 from ellzero.language.residuals import find_residuals
 from ellzero.language.sensitivity import Output, final_output, output_sensitivity
+from ellzero.nn.export import QuantizedWeight
 from ellzero.sets import L0Ball, NMPattern
 from ellzero.storage import from_json, to_json, write_atomic
 from ellzero.tensors.selection import top_k_masks
@@ -86,9 +88,12 @@ class CompressionResult:
         Parameters of the run.
     seconds : float
         Processor time.
-    distillation : DistillationResult or None
+    distillation : DistillationResult or None, default=None
         The recovery training, where one was asked for. Errors and bounds of the layers are those
         before it, counts those after it.
+    quantized : dict of str to QuantizedWeight, default={}
+        Codes of the weights that are on few levels, by their name in the state of the model, as
+        `ellzero.nn.export.save` takes them.
     """
 
     layers: tuple[CompressedLayer, ...]
@@ -96,6 +101,7 @@ class CompressionResult:
     settings: dict[str, Any]
     seconds: float
     distillation: DistillationResult | None = None
+    quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
 
     @property
     def n_nonzero(self) -> int:
@@ -130,6 +136,7 @@ def compress(
     *,
     density: float | None = None,
     pattern: str | None = None,
+    quantize: str | Quantizer | None = None,
     allocation: str = "uniform",
     inputs: str = "compressed",
     damping: float = 0.01,
@@ -158,7 +165,12 @@ def compress(
         Share of weights kept, in (0, 1], over all layers.
     pattern : str or None, default=None
         Such as ``"2:4"``: at most 2 nonzeros in 4 consecutive inputs. Exactly one of `density`
-        and `pattern` is given.
+        and `pattern` is given, or none with `quantize`: then all weights are kept, and zeros of
+        a model that was pruned before stay zeros.
+    quantize : {"int8", "int4"}, Quantizer or None, default=None
+        Puts the kept weights of every layer on few levels, zeros staying zero. "int8" has a scale
+        for each row, "int4" one for 64 inputs of a row. A weight may become zero then, which is
+        counted for each layer; ``Quantizer(keep_count=True)`` forbids it.
     allocation : {"uniform", "rows", "global"}, default="uniform"
         How `density` is shared: the same in every layer, in every row, or by sensitivity of the
         final output, half-way to uniform.
@@ -238,9 +250,10 @@ def compress(
     (20, ['0', '2'])
     """
     start = time.process_time()
+    quantizer = read_quantizer(quantize)
     settings = _settings(
         density, pattern, allocation, inputs, damping, correction, refit_biases,
-        max_swaps, max_iter, with_bounds, distill,
+        max_swaps, max_iter, with_bounds, quantizer, distill,
     )  # fmt: skip
     chosen, left_dense = _choose(model, layers)
     calls = read_batches(calibration)
@@ -260,25 +273,32 @@ def compress(
         if checkpoint is not None:
             store = _Store(Path(checkpoint), _fingerprint(model, chosen, calls, settings))
         table: list[CompressedLayer] = []
+        quantized: dict[str, QuantizedWeight] = {}
         for name, layer, aim, notes in _walk(model, chosen, calls, settings, store, left_dense):
             done = store.load(name) if store is not None else None
             if done is None:
                 if aim is None:
                     raise AssertionError(name)
-                pruned = prune_layer(
-                    aim.weight,
-                    aim.gram,
-                    budgets[name],
-                    damping=damping,
-                    max_iter=max_iter if len(aim.gram) < WIDE else max(1, int(0.6 * max_iter)),
-                    max_swaps=max_swaps,
-                    with_bound=with_bounds,
-                )
-                done = _finish(name, layer, pruned, aim, notes)
+                if settings["density"] == 1.0:
+                    support = matrix(layer) != 0.0
+                    pruned = keep_layer(aim.weight, aim.gram, support, damping=damping)
+                else:
+                    pruned = prune_layer(
+                        aim.weight,
+                        aim.gram,
+                        budgets[name],
+                        damping=damping,
+                        max_iter=max_iter if len(aim.gram) < WIDE else max(1, int(0.6 * max_iter)),
+                        max_swaps=max_swaps,
+                        with_bound=with_bounds,
+                    )
+                done = _finish(name, layer, pruned, aim, notes, quantizer, damping)
                 if store is not None:
                     store.save(*done)
             _write(layer, done[1], done[2])
             table.append(done[0])
+            if done[3] is not None:
+                quantized[f"{name}.weight" if name else "weight"] = done[3]
             for note in done[0].notes:
                 logger.info("%s: %s", name, note)
             if callback is not None:
@@ -296,7 +316,7 @@ def compress(
     finally:
         model.train(mode)
     seconds = time.process_time() - start
-    return CompressionResult(tuple(table), left_dense, settings, seconds, trained)
+    return CompressionResult(tuple(table), left_dense, settings, seconds, trained, quantized)
 
 
 def _recounted(line: CompressedLayer, layer: nn.Module) -> CompressedLayer:
@@ -317,13 +337,21 @@ def _settings(
     max_swaps: int,
     max_iter: int,
     with_bounds: bool,
+    quantizer: Quantizer | None,
     distill: int,
 ) -> dict[str, Any]:
+    if quantizer is not None and density is None and pattern is None:
+        density = 1.0
+    if quantizer is not None and distill:
+        raise InvalidParameterError(
+            "`distill` cannot go with `quantize`: training moves weights off their levels.",
+            "Compress with `distill` first, then the result with `quantize` alone; zeros stay.",
+        )
     if (density is None) == (pattern is None):
         raise InvalidParameterError(
             f"Exactly one of `density` and `pattern` must be given, got {density!r} and "
             f"{pattern!r}.",
-            'Give `density=0.5`, or `pattern="2:4"`.',
+            'Give `density=0.5`, or `pattern="2:4"`; none is needed with `quantize`.',
         )
     if density is not None:
         density = check_real("density", density, low=0.0, high=1.0)
@@ -344,6 +372,7 @@ def _settings(
         "max_swaps": check_integer("max_swaps", max_swaps, 0),
         "max_iter": check_integer("max_iter", max_iter, 1),
         "with_bounds": with_bounds,
+        "quantize": None if quantizer is None else quantizer.to_dict(),
         "distill": check_integer("distill", distill, 0),
     }
 
@@ -402,7 +431,7 @@ def _budgets(
         }
     sizes = {name: a * b for name, (a, b) in shapes.items()}
     counts = {name: int(density * size) for name, size in sizes.items()}
-    if settings["allocation"] == "global" and len(chosen) > 1:
+    if settings["allocation"] == "global" and len(chosen) > 1 and density < 1.0:
         counts = _global_counts(model, chosen, calls, sizes, density, output)
     return {name: L0Ball(max(1, count)) for name, count in counts.items()}
 
@@ -536,7 +565,8 @@ def _job(
         )
     dead = int((found.gram.diagonal() <= 0.0).sum())
     if dead:
-        notes.append(f"{dead} inputs are always zero; their weights are zero")
+        what = "stay as they are" if settings["density"] == 1.0 else "are zero"
+        notes.append(f"{dead} inputs are always zero; their weights {what}")
     aim = aim_of(
         name,
         weight if weight.dtype == torch.float64 else weight.float(),
@@ -550,13 +580,54 @@ def _job(
     return name, layer, aim, tuple(notes)
 
 
+# Line of the table, weight, bias, codes.
+_Done = tuple[CompressedLayer, Tensor, Tensor | None, QuantizedWeight | None]
+
+
 def _finish(
-    name: str, layer: nn.Module, pruned: PrunedLayer, aim: Aim, notes: tuple[str, ...]
-) -> tuple[CompressedLayer, Tensor, Tensor | None]:
+    name: str,
+    layer: nn.Module,
+    pruned: PrunedLayer,
+    aim: Aim,
+    notes: tuple[str, ...],
+    quantizer: Quantizer | None,
+    damping: float,
+) -> _Done:
     weight = pruned.weight.to(matrix(layer).dtype)
-    count = int(torch.count_nonzero(weight))
+    record = pruned.to_dict()
+    codes = None
+    if quantizer is not None:
+        if few_levels(matrix(layer)):
+            notes += ("it had few levels before, as if quantized; errors add up",)
+        found = quantize_layer(weight, aim.gram, quantizer, damping=damping)
+        weight, codes = found.weight, replace(found.quantized, transposed=is_conv1d(layer))
+        record |= _judged(found.to_dict(), pruned, aim, weight, damping)
+        if found.n_rounded:
+            notes += (f"{found.n_rounded} nonzero weights became zero when rounded",)
+    record["n_nonzero"] = int(torch.count_nonzero(weight))
     bias = aim.bias(layer.bias.detach(), weight) if isinstance(layer.bias, Tensor) else None
-    return CompressedLayer(name, {**pruned.to_dict(), "n_nonzero": count}, notes), weight, bias
+    return CompressedLayer(name, record, notes), weight, bias, codes
+
+
+def _judged(
+    found: dict[str, Any], pruned: PrunedLayer, aim: Aim, weight: Tensor, damping: float
+) -> dict[str, Any]:
+    """Return the record of a quantized layer, whose error counts from the dense weight."""
+    value = damped_error(aim.weight, weight, aim.gram, damping)
+    gap = None
+    if pruned.lower_bound is not None:
+        gap = max(0.0, 1.0 - pruned.lower_bound / value) if value > 0.0 else 0.0
+    return {
+        "relative_error": value / pruned.scale if pruned.scale > 0.0 else 0.0,
+        "pruning_error": pruned.relative_error,
+        "quantization_error": found["relative_error"],
+        "gap": gap,
+        "density": int(torch.count_nonzero(weight)) / max(1, weight.numel()),
+        "n_bits": found["n_bits"],
+        "group_size": found["group_size"],
+        "n_rounded": found["n_rounded"],
+        "seconds": pruned.seconds + found["seconds"],
+    }
 
 
 @torch.no_grad()
@@ -591,6 +662,9 @@ def _fingerprint(
     }
 
 
+_CODES = ("codes", "scales", "zero_points")
+
+
 class _Store:
     """A folder with one file for each layer that is done."""
 
@@ -614,16 +688,29 @@ class _Store:
     def has(self, name: str) -> bool:
         return self.path(name).exists()
 
-    def save(self, layer: CompressedLayer, weight: Tensor, bias: Tensor | None) -> None:
+    def save(
+        self,
+        layer: CompressedLayer,
+        weight: Tensor,
+        bias: Tensor | None,
+        codes: QuantizedWeight | None,
+    ) -> None:
         from safetensors.torch import save
 
-        record = to_json({"name": layer.name, "record": layer.record, "notes": list(layer.notes)})
+        content: dict[str, Any] = {
+            "name": layer.name,
+            "record": layer.record,
+            "notes": list(layer.notes),
+        }
         tensors = {"weight": weight.contiguous()}
         if bias is not None:
             tensors["bias"] = bias.contiguous()
-        write_atomic(self.path(layer.name), save(tensors, {"record": record}))
+        if codes is not None:
+            tensors |= {part: getattr(codes, part).contiguous() for part in _CODES}
+            content["codes"] = [codes.n_bits, codes.group_size, codes.transposed]
+        write_atomic(self.path(layer.name), save(tensors, {"record": to_json(content)}))
 
-    def load(self, name: str) -> tuple[CompressedLayer, Tensor, Tensor | None] | None:
+    def load(self, name: str) -> _Done | None:
         from safetensors import safe_open
 
         path = self.path(name)
@@ -634,9 +721,20 @@ class _Store:
                 record = from_json(file.metadata()["record"])
                 weight = file.get_tensor("weight")
                 bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118
+                codes = None
+                if "codes" in record:
+                    n_bits, group_size, transposed = record["codes"]
+                    parts = {part: file.get_tensor(part) for part in _CODES}
+                    codes = QuantizedWeight(
+                        **parts,
+                        n_bits=n_bits,
+                        group_size=group_size,
+                        dtype=weight.dtype,
+                        transposed=transposed,
+                    )
         except Exception as error:
             raise DataError(
                 f"The checkpoint file '{path.name}' cannot be read: {error}.",
                 "Remove it; the layer is then compressed again.",
             ) from error
-        return CompressedLayer(name, record["record"], tuple(record["notes"])), weight, bias
+        return CompressedLayer(name, record["record"], tuple(record["notes"])), weight, bias, codes

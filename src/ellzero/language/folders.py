@@ -9,15 +9,23 @@ from typing import Any
 from torch import nn
 
 from ellzero.errors import DataError, InvalidParameterError
+from ellzero.nn.export import load
 
 # Room asked for beside the new weights and the finished layers: tokenizer, report.
 SPARE = 64 << 20
 LENGTH = 256
+# The whole model in one file of ours, quantized weights as codes.
+COMPACT = "compact.safetensors"
 BATCH = 32
 
 
 def check_room(
-    model: Path, out: Path, checkpoint: Path | None = None, *, distill: bool = False
+    model: Path,
+    out: Path,
+    checkpoint: Path | None = None,
+    *,
+    distill: bool = False,
+    compact: bool = False,
 ) -> None:
     """Raise when the folder is no model, or a disk has no room for what a run writes.
 
@@ -31,6 +39,8 @@ def check_room(
         Folder of the finished layers, perhaps on another disk; None means beside the result.
     distill : bool, default=False
         Whether a training keeps its state there too: weights and two averages of each.
+    compact : bool, default=False
+        Whether the result has a compact file beside the weights.
 
     Raises
     ------
@@ -51,7 +61,8 @@ def check_room(
             f"The folder '{model}' has no weights.", "Give a folder written by `save_pretrained`."
         )
     kept = out if checkpoint is None else checkpoint
-    needs = [(out, size + SPARE), (kept, (4 if distill else 1) * size)]
+    written = (2 if compact else 1) * size + SPARE
+    needs = [(out, written), (kept, (4 if distill else 1) * size)]
     disks: dict[int, list[tuple[Path, int]]] = {}
     for folder, needed in needs:
         place = folder.absolute()
@@ -62,7 +73,7 @@ def check_room(
         free = shutil.disk_usage(parts[0][0]).free
         needed = sum(part for _, part in parts)
         if free < needed:
-            folder = out if parts[0][1] == size + SPARE else kept
+            folder = out if parts[0][1] == written else kept
             raise InvalidParameterError(
                 f"'{folder}' needs {needed >> 20} MB, and its disk has {free >> 20} MB.",
                 "Make room, or name a folder on another disk.",
@@ -77,6 +88,18 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
     DataError
         If transformers is missing or cannot read the folder.
     """
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = _kind(transformers, config)
+        model = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    return model.eval(), tokenizer
+
+
+def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -84,20 +107,21 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
             "Language models need transformers, which is not installed.",
             "Install it with `pip install 'ellzero[language]'`.",
         ) from error
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        kind = (
-            next((getattr(transformers, n, None) for n in config.architectures or ()), None)
-            or transformers.AutoModel
-        )
-        model = kind.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise DataError(
-            f"transformers cannot read the folder '{folder}': {str(error).splitlines()[0]}",
-            "Give a folder that holds a model and its tokenizer.",
-        ) from error
-    return model.eval(), tokenizer
+    return transformers
+
+
+def _kind(transformers: Any, config: Any) -> Any:
+    """Return the class of a model."""
+    names = config.architectures or ()
+    return next((getattr(transformers, n, None) for n in names), None) or transformers.AutoModel
+
+
+def _unreadable(folder: Path, error: Exception) -> DataError:
+    reason = [*str(error).splitlines(), type(error).__name__][0]
+    return DataError(
+        f"transformers cannot read the folder '{folder}': {reason}",
+        "Give a folder that holds a model and its tokenizer.",
+    )
 
 
 def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, Any]]:
@@ -132,6 +156,46 @@ def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, A
         )
         for i in range(0, len(texts), BATCH)
     ]
+
+
+def load_compact(folder: Path) -> tuple[nn.Module, Any]:
+    """Return the model and the tokenizer of a folder from its compact file alone.
+
+    Parameters
+    ----------
+    folder : Path
+        What ``ellzero compress --quantize`` wrote; its ``model.safetensors`` is not needed.
+
+    Returns
+    -------
+    model : nn.Module
+        In evaluation mode, with exactly the weights that were written.
+    tokenizer : object
+        Of transformers.
+
+    Raises
+    ------
+    DataError
+        If transformers is missing or cannot read the folder.
+    ModelFileError
+        If the compact file is missing or damaged.
+    """
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = _kind(transformers, config)
+        model = kind._from_config(config) if hasattr(kind, "_from_config") else None
+        if model is None:
+            model = kind.from_config(config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
+    state = load(folder / COMPACT)
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        model = model.to(dtypes.pop())
+    load(folder / COMPACT, model)
+    return model.eval(), tokenizer
 
 
 def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:

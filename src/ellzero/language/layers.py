@@ -220,6 +220,66 @@ def prune_layer(
     )
 
 
+def keep_layer(
+    weight: Tensor, gram: Tensor, support: Tensor, *, damping: float = 0.01
+) -> PrunedLayer:
+    """Return the best weight on a given support, in the form of a pruned layer.
+
+    Parameters
+    ----------
+    weight, gram, damping : as in `prune_layer`
+        The layer; `weight` may have nonzeros outside the support.
+    support : Tensor of shape (n_outputs, n_inputs)
+        Mask of the entries that are kept.
+
+    Returns
+    -------
+    PrunedLayer
+        `weight` itself where all is kept. The bound is that of weights on this support.
+    """
+    start = time.process_time()
+    dense, metric, unit, dead = metric_form(weight, gram, damping)
+    new = weight
+    if not bool(support.all()):
+        mask = support & ~dead
+        point = solve_on(dense, metric, mask, torch.where(mask, dense, 0.0))
+        kept = torch.where(mask, point / unit, torch.where(support, weight.double(), 0.0))
+        new = kept.to(weight.dtype)
+    value = damped_error(weight, new, gram, damping)
+    return PrunedLayer(
+        new,
+        int(torch.count_nonzero(new)),
+        value,
+        _value(dense, metric, torch.zeros_like(dense)),
+        value,
+        value,
+        0,
+        0,
+        int(dead.sum()),
+        time.process_time() - start,
+    )
+
+
+def damped_error(dense: Tensor, new: Tensor, gram: Tensor, damping: float) -> float:
+    """Return ``tr (W - V) H (W - V)'`` with the damped Gram matrix, in double precision.
+
+    Parameters
+    ----------
+    dense, new : Tensor of shape (n_outputs, n_inputs)
+        W and V.
+    gram, damping : as in `prune_layer`
+        The metric.
+
+    Returns
+    -------
+    float
+        The error.
+    """
+    wide, metric, unit, _ = metric_form(dense, gram, damping)
+    error = wide - torch.where(gram.diagonal() > 0.0, new.to(torch.float64) * unit, 0.0)
+    return _value(wide, metric, wide - error)
+
+
 def metric_form(
     weight: Tensor, gram: Tensor, damping: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +17,29 @@ from torch import Tensor, nn
 from ellzero._version import __version__
 from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
 from ellzero.nn.export import packing
+from ellzero.nn.export.quantized import QuantizedWeight
+from ellzero.nn.tables import aligned
 from ellzero.storage import from_json, read_model_file, to_json, write_atomic
 from ellzero.validation import check_choice
 
 FORMAT = "ellzero-network"
-SCHEMA_VERSION = 1
+# What is written: 1 as long as nothing is quantized, so that older readers can read it.
+SCHEMA_VERSION = 2
+_PLAIN_VERSION = 1
 
 _AGAIN = "Copy the file again, or export the model again."
 _ORIGIN = "Give a file that `ellzero.nn.export.save` wrote."
-_PARTS = ("support", "values", "scale")
+_SCALED = ("int8", packing.LEVELS)
 _MARK = "#"
+_UNDECODED = (
+    IncompatibleError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 def save(
@@ -32,6 +47,7 @@ def save(
     path: str | os.PathLike[str],
     *,
     values: str = "exact",
+    quantized: Mapping[str, QuantizedWeight] | None = None,
 ) -> int:
     """Write a network as one compressed file; an existing file is replaced in one move.
 
@@ -45,6 +61,9 @@ def save(
         How to keep the values of tensors of two axes or more: bit for bit, rounded to float16, or
         as int8 with one float32 scale for each index of the first axis. Zeros stay zeros; a
         rounded value may become one.
+    quantized : mapping of str to QuantizedWeight or None, default=None
+        Weights that are on few levels, by their names in the state, as `compress` returns them:
+        their codes are written, whatever `values` says, and come back as the same numbers.
 
     Returns
     -------
@@ -54,8 +73,8 @@ def save(
     Raises
     ------
     InvalidParameterError
-        If the state holds something that is not a dense tensor, a value does not fit `values`, or
-        the file cannot be written.
+        If the state holds something that is not a dense tensor, a value does not fit `values`,
+        `quantized` is not what the state holds, or the file cannot be written.
 
     See Also
     --------
@@ -83,7 +102,9 @@ def save(
     (True, True)
     """
     check_choice("values", values, packing.VALUES)
-    blob = _pack(_state(model), values)
+    state = _state(model)
+    check_quantized(state, quantized or {})
+    blob = _pack(state, values, quantized or {})
     write_atomic(path, blob)
     return len(blob)
 
@@ -123,6 +144,170 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> dict[s
     return state
 
 
+def quantized_weights(path: str | os.PathLike[str]) -> dict[str, QuantizedWeight]:
+    """Return the codes of the quantized weights in a file that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict of str to QuantizedWeight
+        By name; empty where nothing was quantized.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut short, damaged, of another kind or of a newer version.
+
+    See Also
+    --------
+    load : Returns the numbers.
+    """
+    blob = read_model_file(path)
+    found = _unpack(str(path), blob, codes=True)
+    return {name: part for name, part in found.items() if isinstance(part, QuantizedWeight)}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What one tensor takes in a file.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Its shape.
+    n_nonzero : int or None
+        Nonzeros that are stored; None where the tensor is stored as it is.
+    form : str
+        "plain", or how positions and values are told, such as "bitmap, 4 bits".
+    n_bytes, plain_bytes : int
+        Bytes in the file, and as it is.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    n_nonzero: int | None
+    form: str
+    n_bytes: int
+    plain_bytes: int
+
+
+def sizes(path: str | os.PathLike[str]) -> tuple[StoredTensor, ...]:
+    """Return what each tensor takes in a file that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    tuple of StoredTensor
+        In the order of the model; tied tensors once.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut short, damaged, of another kind or of a newer version.
+    """
+    blob = read_model_file(path)
+    metadata = _read_metadata(str(path), blob)
+    stored = _read_tensors(str(path), blob)
+    lines = []
+    for entry in metadata["tensors"]:
+        held = [
+            part
+            for key, part in stored.items()
+            if key == entry["name"] or key.rpartition(_MARK)[0] == entry["name"]
+        ]
+        form = "plain"
+        if "support" in entry:
+            values = entry["values"]
+            values = f"{entry['n_bits']} bits" if values == packing.LEVELS else values
+            form = f"{entry['support']}, {values}"
+        shape = tuple(entry["shape"])
+        lines.append(
+            StoredTensor(
+                entry["name"],
+                shape,
+                entry.get("n_nonzero"),
+                form,
+                sum(part.numel() * part.element_size() for part in held),
+                math.prod(shape) * getattr(torch, entry["dtype"]).itemsize,
+            )
+        )
+    return tuple(lines)
+
+
+def sizes_table(path: str | os.PathLike[str]) -> str:
+    """Return a table of what each tensor takes in a file that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    str
+        One line for each tensor, and the sum.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut short, damaged, of another kind or of a newer version.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch
+    >>> from ellzero.nn import export
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.safetensors")
+    ...     _ = export.save(torch.nn.Linear(64, 64, bias=False).double(), path)
+    ...     print(export.sizes_table(path).splitlines()[-1].split())
+    ['sum', '32.0', '32.0']
+    """
+    lines = sizes(path)
+    rows = [["tensor", "shape", "nonzero", "form", "plain KiB", "file KiB"]]
+    rows += [
+        [
+            line.name,
+            "x".join(map(str, line.shape)) or "-",
+            "-" if line.n_nonzero is None else str(line.n_nonzero),
+            line.form,
+            f"{line.plain_bytes / 1024:.1f}",
+            f"{line.n_bytes / 1024:.1f}",
+        ]
+        for line in lines
+    ]
+    plain = sum(line.plain_bytes for line in lines) / 1024
+    now = sum(line.n_bytes for line in lines) / 1024
+    rows.append(["sum", "", "", "", f"{plain:.1f}", f"{now:.1f}"])
+    return "\n".join(aligned(rows, left=(0, 3)))
+
+
+def check_quantized(state: Mapping[str, Tensor], quantized: Mapping[str, QuantizedWeight]) -> None:
+    """Raise where codes are not those of the state."""
+    for name, weight in quantized.items():
+        if name not in state:
+            raise InvalidParameterError(
+                f"`quantized` has '{name}', which is not in the model.",
+                "Give the names of the model's state.",
+            )
+        tensor = state[name]
+        same = tensor.dtype == weight.dtype and tuple(tensor.shape) == weight.shape
+        if not same or not torch.equal(tensor.detach().cpu(), weight.dequantize().cpu()):
+            raise InvalidParameterError(
+                f"'{name}' is not what its codes in `quantized` say; it was changed since.",
+                "Quantize it again, or leave it out of `quantized`.",
+            )
+
+
 def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = model.state_dict() if isinstance(model, nn.Module) else dict(model)
     for name, tensor in state.items():
@@ -141,7 +326,9 @@ def _state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _pack(state: Mapping[str, Tensor], values: str) -> bytes:
+def _pack(
+    state: Mapping[str, Tensor], values: str, quantized: Mapping[str, QuantizedWeight]
+) -> bytes:
     from safetensors.torch import save as to_bytes
 
     stored: dict[str, Tensor] = {}
@@ -160,7 +347,11 @@ def _pack(state: Mapping[str, Tensor], values: str) -> bytes:
             tied[name] = seen[memory]
             continue
         seen[memory] = name
-        packed = packing.pack(name, tensor, values)
+        levels = quantized.get(name)
+        if levels is None:
+            packed = packing.pack(name, tensor, values)
+        else:
+            packed = packing.pack_levels(levels)
         entry: dict[str, Any] = {
             "name": name,
             "shape": list(tensor.shape),
@@ -176,6 +367,10 @@ def _pack(state: Mapping[str, Tensor], values: str) -> bytes:
             entry["values"] = packed.values
             entry["n_nonzero"] = packed.n_nonzero
             entry["compressed"] = list(packed.compressed)
+            if levels is not None:
+                entry["n_bits"] = levels.n_bits
+                entry["group_size"] = levels.group_size
+                entry["transposed"] = levels.transposed
             content = {
                 f"{name}{_MARK}{part}": torch.frombuffer(bytearray(data), dtype=torch.uint8)
                 if data
@@ -192,7 +387,7 @@ def _pack(state: Mapping[str, Tensor], values: str) -> bytes:
             stored[key] = part
     metadata: dict[str, Any] = {
         "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION if quantized else _PLAIN_VERSION,
         "ellzero_version": __version__,
         "tensors": entries,
         "order": list(state),
@@ -209,16 +404,19 @@ def _pack(state: Mapping[str, Tensor], values: str) -> bytes:
         ) from error
 
 
-def _unpack(path: str, blob: bytes) -> dict[str, Tensor]:
+def _unpack(path: str, blob: bytes, codes: bool = False) -> dict[str, Any]:
+    """Return the state, with the codes of quantized weights where they are asked for."""
     metadata = _read_metadata(path, blob)
     stored = _read_tensors(path, blob)
     expected: set[str] = set()
-    state: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
     for entry in metadata["tensors"]:
         name = entry["name"]
         keys = [name]
         if "support" in entry:
-            parts = [p for p in _PARTS if p != "scale" or entry["values"] == "int8"]
+            parts = ["support", "values"]
+            parts += ["scale"] if entry["values"] in _SCALED else []
+            parts += ["zero"] if entry["values"] == packing.LEVELS else []
             keys = [f"{name}{_MARK}{part}" for part in parts]
         for key in keys:
             if key not in stored:
@@ -232,8 +430,16 @@ def _unpack(path: str, blob: bytes) -> dict[str, Tensor]:
             )
         expected.update(keys)
         try:
-            state[name] = _decode(entry, content)
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
+            state[name] = _decode(entry, content, codes)
+        except (
+            IncompatibleError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
             raise ModelFileError(
                 f"'{path}' is damaged: the tensor '{name}' cannot be decoded.", _AGAIN
             ) from error
@@ -250,7 +456,9 @@ def _unpack(path: str, blob: bytes) -> dict[str, Tensor]:
         ) from error
 
 
-def _decode(entry: Mapping[str, Any], content: Mapping[str, Tensor]) -> Tensor:
+def _decode(
+    entry: Mapping[str, Any], content: Mapping[str, Tensor], codes: bool
+) -> Tensor | QuantizedWeight:
     name, shape = entry["name"], tuple(entry["shape"])
     dtype = getattr(torch, entry["dtype"])
     if "support" not in entry:
@@ -264,7 +472,18 @@ def _decode(entry: Mapping[str, Any], content: Mapping[str, Tensor]) -> Tensor:
     packed = packing.Packed(
         entry["support"], entry["values"], entry["n_nonzero"], parts, tuple(entry["compressed"])
     )
-    return packing.unpack(packed, shape, dtype)
+    if entry["values"] != packing.LEVELS:
+        return packing.unpack(packed, shape, dtype)
+    n_rows, n_inputs = shape[::-1] if entry["transposed"] else shape
+    levels = packing.unpack_levels(
+        packed,
+        (n_rows, n_inputs),
+        entry["n_bits"],
+        entry["group_size"],
+        dtype,
+        entry["transposed"],
+    )
+    return levels if codes else levels.dequantize()
 
 
 def _read_metadata(path: str, blob: bytes) -> dict[str, Any]:
@@ -303,7 +522,7 @@ def _read_metadata(path: str, blob: bytes) -> dict[str, Any]:
     version = metadata.get("schema_version")
     if type(version) is not int:
         raise ModelFileError(f"'{path}' is damaged: it has no format version.", _AGAIN)
-    if version != SCHEMA_VERSION:
+    if version not in (_PLAIN_VERSION, SCHEMA_VERSION):
         age, todo = (
             ("a newer", "Install a newer ellzero.")
             if version > SCHEMA_VERSION
@@ -311,7 +530,7 @@ def _read_metadata(path: str, blob: bytes) -> dict[str, Any]:
         )
         raise ModelFileError(
             f"'{path}' has {age} format, version {version}; this ellzero ({__version__}) reads "
-            f"version {SCHEMA_VERSION}.",
+            f"versions {_PLAIN_VERSION} and {SCHEMA_VERSION}.",
             todo,
         )
     if metadata.get("checksum") != _checksum(metadata):
@@ -344,10 +563,17 @@ def _well_formed(metadata: Mapping[str, Any]) -> bool:
             compressed = entry.get("compressed")
             if not (
                 entry["support"] in packing.SUPPORTS
-                and entry.get("values") in packing.VALUES
+                and entry.get("values") in (*packing.VALUES, packing.LEVELS)
                 and type(entry.get("n_nonzero")) is int
                 and isinstance(compressed, list)
                 and getattr(torch, dtype) in packing.BITS
+            ):
+                return False
+            if entry["values"] == packing.LEVELS and not (
+                type(entry.get("n_bits")) is int
+                and type(entry.get("group_size")) is int
+                and type(entry.get("transposed")) is bool
+                and len(shape) == 2
             ):
                 return False
     return True

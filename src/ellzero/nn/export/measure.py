@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ellzero.errors import InvalidParameterError
+from ellzero.nn.export.coded import BACKEND as CODES
+from ellzero.nn.export.coded import QuantizedLinear, refusal
+from ellzero.nn.export.files import check_quantized
 from ellzero.nn.export.modules import DTYPES, SparseLinear
+from ellzero.nn.export.quantized import QuantizedWeight
 from ellzero.nn.tables import aligned
 from ellzero.validation import check_integer
 
@@ -50,7 +54,8 @@ class LayerGain:
         Median time of one call, dense and with the fastest sparse backend; None where not
         measured.
     backend : str
-        What runs now: "dense" or a backend of `SparseLinear`.
+        What runs now: "dense", a backend of `SparseLinear`, or "sliced-codes", which is
+        `QuantizedLinear`.
     seconds : mapping of str to float, default={}
         Median time of every backend that was measured.
     reason : str
@@ -80,9 +85,10 @@ class LayerGain:
 def sparse(
     model: nn.Module,
     *,
-    sample: int | Tensor | tuple[Any, ...] | None = None,
+    sample: int | Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
     threads: int | None = None,
     timer: Timer | None = None,
+    quantized: Mapping[str, QuantizedWeight] | None = None,
 ) -> nn.Module:
     """Return a copy of a model whose linear layers run on packed weights where that is faster.
 
@@ -91,10 +97,10 @@ def sparse(
     model : torch.nn.Module
         Any module on the CPU. It is not changed. Layers of the class ``torch.nn.Linear`` are
         looked at; subclasses stay as they are.
-    sample : int, Tensor, tuple or None, default=None
-        What the model will be called with: the input, a tuple of inputs, or the number of samples
-        that every layer gets. None means 1. With inputs, each layer is measured on what it gets
-        from them, and layers that get nothing stay dense.
+    sample : int, Tensor, tuple, mapping or None, default=None
+        What the model will be called with: the input, a tuple of inputs, a mapping of inputs by
+        keyword, or the number of samples that every layer gets. None means 1. With inputs, each
+        layer is measured on what it gets from them, and layers that get nothing stay dense.
     threads : int or None, default=None
         Number of threads, for dense and packed layers alike while they are measured, and for
         packed ones after. None means ``torch.get_num_threads()``.
@@ -102,6 +108,10 @@ def sparse(
         Returns the seconds of one call for each of a mapping of names to functions; None means
         `race`, by processor time for one thread, which other programs do not disturb, and by the
         clock for more.
+    quantized : mapping of str to QuantizedWeight or None, default=None
+        Weights that are on few levels, by their names in the state of the model, as `compress`
+        returns them or `quantized_weights` reads them. Their layers may also run on their codes,
+        by `QuantizedLinear`, where a row has one scale.
 
     Returns
     -------
@@ -111,7 +121,7 @@ def sparse(
     Raises
     ------
     InvalidParameterError
-        If `sample` or `threads` has a wrong value.
+        If `sample` or `threads` has a wrong value, or `quantized` is not what the model holds.
 
     See Also
     --------
@@ -136,14 +146,17 @@ def sparse(
     >>> type(fast[0]).__name__, export.report(fast)[0].gain
     ('SparseLinear', 2.0)
     """
-    if isinstance(sample, bool) or not isinstance(sample, (int, Tensor, tuple, type(None))):
+    kinds = (int, Tensor, tuple, Mapping, type(None))
+    if isinstance(sample, bool) or not isinstance(sample, kinds):
         raise InvalidParameterError(
-            f"`sample` must be a number of samples, a tensor or a tuple of inputs, got "
+            f"`sample` must be a number of samples, a tensor, a tuple or a mapping of inputs, got "
             f"{type(sample).__name__}.",
             "Give what the model will be called with.",
         )
     if isinstance(sample, int):
         check_integer("sample", sample, 1)
+    codes = quantized or {}
+    check_quantized(model.state_dict() if codes else {}, codes)
     before = torch.get_num_threads()
     threads = before if threads is None else check_integer("threads", threads, 1)
     if timer is None:
@@ -156,7 +169,14 @@ def sparse(
         with torch.no_grad():
             inputs = _inputs(fast, layers, sample)
             chosen = {
-                name: _choose(name, layer, inputs.get(name), threads, timer)
+                name: _choose(
+                    name,
+                    layer,
+                    inputs.get(name),
+                    threads,
+                    timer,
+                    codes.get(f"{name}.weight" if name else "weight"),
+                )
                 for name, layer in layers.items()
             }
     finally:
@@ -170,7 +190,7 @@ def sparse(
             if id(child) in new:
                 setattr(parent, key, new[id(child)])
         if isinstance(parent, nn.TransformerEncoderLayer) and any(
-            isinstance(child, SparseLinear) for child in parent.children()
+            isinstance(child, (SparseLinear, QuantizedLinear)) for child in parent.children()
         ):
             # Keeps torch from its fused path, which reads the weights and leaves the layers out.
             parent.activation_relu_or_gelu = 0
@@ -289,7 +309,7 @@ def _micro(seconds: float | None) -> str:
 def _inputs(
     model: nn.Module,
     layers: Mapping[str, nn.Linear],
-    sample: int | Tensor | tuple[Any, ...] | None,
+    sample: int | Tensor | tuple[Any, ...] | Mapping[str, Any] | None,
 ) -> dict[str, Tensor]:
     """Return what each layer is called with."""
     if sample is None or isinstance(sample, int):
@@ -309,7 +329,10 @@ def _inputs(
 
         hooks.append(layer.register_forward_pre_hook(keep))
     try:
-        model(*sample) if isinstance(sample, tuple) else model(sample)
+        if isinstance(sample, Mapping):
+            model(**sample)
+        else:
+            model(*sample) if isinstance(sample, tuple) else model(sample)
     finally:
         for hook in hooks:
             hook.remove()
@@ -317,8 +340,13 @@ def _inputs(
 
 
 def _choose(
-    name: str, layer: nn.Linear, x: Tensor | None, threads: int, timer: Timer
-) -> tuple[SparseLinear | None, LayerGain]:
+    name: str,
+    layer: nn.Linear,
+    x: Tensor | None,
+    threads: int,
+    timer: Timer,
+    codes: QuantizedWeight | None = None,
+) -> tuple[SparseLinear | QuantizedLinear | None, LayerGain]:
     """Return the fastest replacement, or None, and what was measured."""
     weight = layer.weight
     n_bytes = sum(p.numel() * p.element_size() for p in layer.parameters())
@@ -345,7 +373,11 @@ def _choose(
         )
     if x is None or not x.numel():
         return stay("dense is kept; `sample` does not reach the layer.")
-    packed = {b: SparseLinear(layer, b, threads) for b in ("sliced", "torch-csr", "scipy-csr")}
+    packed: dict[str, SparseLinear | QuantizedLinear] = {
+        b: SparseLinear(layer, b, threads) for b in ("sliced", "torch-csr", "scipy-csr")
+    }
+    if codes is not None and refusal(codes) is None:
+        packed[CODES] = QuantizedLinear(codes, layer.bias, threads)
     n_rows = layer.out_features
     padded = torch.zeros(-(-n_rows // 8) * 8, layer.in_features, dtype=torch.bool)
     padded[:n_rows] = weight != 0

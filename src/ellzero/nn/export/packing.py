@@ -5,6 +5,10 @@ gaps between nonzeros (position minus the position before, minus one, from -1 on
 integers), whichever is shorter once zlib has had its turn. Values follow in the same order, their
 bytes regrouped: all first bytes, then all second bytes, and so on. A part is kept compressed only
 where that is shorter. Everything is little-endian.
+
+A quantized weight has "levels" as its values: the codes of the nonzeros, `n_bits` bits each, first
+bit the highest, row by row of the matrix of outputs by inputs; its scales as the upper 16 bits of
+float32, its zero points as bytes, where they are not all the same.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ellzero.errors import InvalidParameterError
+from ellzero.nn.export.quantized import QuantizedWeight
 
 BITS = {
     torch.float16: torch.int16,
@@ -29,6 +34,7 @@ BITS = {
 """Dtypes whose zeros are packed, with the integers of the same width."""
 
 VALUES = ("exact", "float16", "int8")
+LEVELS = "levels"
 SUPPORTS = ("bitmap", "gaps", "all")
 
 # Above this density a gap, of one byte at least, costs twice the bit of a bitmap.
@@ -44,12 +50,12 @@ class Packed:
     ----------
     support : {"bitmap", "gaps", "all"}
         How the positions are told; "all" means that every entry has a value.
-    values : {"exact", "float16", "int8"}
+    values : {"exact", "float16", "int8", "levels"}
         How the values are told.
     n_nonzero : int
         Number of values.
     parts : mapping of str to bytes
-        "support", "values" and, for "int8", "scale".
+        "support", "values" and, for "int8" and "levels", "scale"; for "levels" also "zero".
     compressed : tuple of str
         Parts that went through zlib.
     """
@@ -126,25 +132,134 @@ def pack(name: str, tensor: Tensor, values: str = "exact") -> Packed | None:
         raw, scale = _to_int8(name, kept, places, tensor.shape)
         parts["scale"] = scale.tobytes()
     parts["values"] = _planes(raw)
-    size = flat.numel()
+    packed = _deflated((flat != 0).numpy(), places, values, parts)
+    return packed if packed.n_bytes < n_bytes else None
+
+
+def pack_levels(weight: QuantizedWeight) -> Packed:
+    """Return the bytes of a quantized weight.
+
+    Parameters
+    ----------
+    weight : QuantizedWeight
+        The weight.
+
+    Returns
+    -------
+    Packed
+        The bytes, whose values are "levels".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from ellzero.nn.export import QuantizedWeight
+    >>> from ellzero.nn.export.packing import pack_levels
+    >>> codes = torch.full((8, 8), 9, dtype=torch.uint8)
+    >>> codes[:, 1:] = 8
+    >>> zeros = torch.full((8, 1), 8, dtype=torch.uint8)
+    >>> pack_levels(QuantizedWeight(codes, torch.ones(8, 1), zeros, 4, 8)).n_nonzero
+    8
+    """
+    inside = weight.support.cpu().numpy().reshape(-1)
+    places = inside.nonzero()[0]
+    kept = weight.codes.cpu().numpy().reshape(-1)[places]
+    bits = np.unpackbits(kept[:, None], axis=1)[:, 8 - weight.n_bits :]
+    zeros = weight.zero_points.cpu().numpy().reshape(-1)
+    scales = weight.scales.cpu().contiguous().numpy().reshape(-1).view(np.uint32) >> 16
+    parts = {
+        "scale": _planes(scales.astype("<u2")),
+        "zero": zeros[:1].tobytes() if (zeros == zeros[:1]).all() else zeros.tobytes(),
+        "values": np.packbits(bits).tobytes(),
+    }
+    return _deflated(inside, places, LEVELS, parts)
+
+
+def unpack_levels(
+    packed: Packed,
+    shape: tuple[int, int],
+    n_bits: int,
+    group_size: int,
+    dtype: torch.dtype,
+    transposed: bool,
+) -> QuantizedWeight:
+    """Return the quantized weight that `pack_levels` took.
+
+    Parameters
+    ----------
+    packed : Packed
+        The bytes.
+    shape : tuple of int
+        Outputs and inputs.
+    n_bits, group_size, dtype, transposed : as in `QuantizedWeight`
+        What the bytes do not tell.
+
+    Returns
+    -------
+    QuantizedWeight
+        The weight.
+
+    Raises
+    ------
+    ValueError
+        If the bytes do not describe such a weight.
+    """
+    n_rows, n_inputs = shape
+    if not 1 <= group_size <= max(n_inputs, 1) or not 1 <= n_bits <= 8:
+        raise ValueError("levels")
+    n_groups = -(-n_inputs // group_size)
+    n_scales = n_rows * n_groups
+    places = _places(packed, n_rows * n_inputs)
+    n_bytes = -(-n_bits * places.size // 8)
+    raw = np.frombuffer(_expand(packed, "values", n_bytes), np.uint8)
+    scales = _expand(packed, "scale", 2 * n_scales)
+    zeros = np.frombuffer(_expand(packed, "zero", n_scales), np.uint8)
+    sizes = (n_scales,) if n_scales == 0 else (1, n_scales)
+    if raw.size != n_bytes or len(scales) != 2 * n_scales or zeros.size not in sizes:
+        raise ValueError("levels")
+    bits = np.zeros((places.size, 8), np.uint8)
+    bits[:, 8 - n_bits :] = np.unpackbits(raw, count=n_bits * places.size).reshape(-1, n_bits)
+    zeros = np.broadcast_to(zeros, (n_scales,)).reshape(n_rows, n_groups)
+    codes = np.repeat(zeros, group_size, axis=1)[:, :n_inputs].reshape(-1).copy()
+    codes[places] = np.packbits(bits, axis=1).reshape(-1)
+    halves = np.frombuffer(scales, np.uint8).reshape(2, n_scales).T.copy().reshape(-1)
+    wide = (halves.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return QuantizedWeight(
+        torch.from_numpy(codes.reshape(n_rows, n_inputs)),
+        torch.from_numpy(wide.reshape(n_rows, n_groups)),
+        torch.from_numpy(zeros.copy()),
+        n_bits,
+        group_size,
+        dtype,
+        transposed,
+    )
+
+
+def _deflated(
+    inside: np.ndarray[Any, Any],
+    places: np.ndarray[Any, Any],
+    values: str,
+    parts: dict[str, bytes],
+) -> Packed:
+    """Return the bytes of a support and of other parts, each through zlib where that helps."""
+    size = inside.size
     if places.size == size:
         options = {"all": b""}
     else:
-        options = {"bitmap": np.packbits((flat != 0).numpy()).tobytes()}
+        options = {"bitmap": np.packbits(inside).tobytes()}
         if places.size <= _NO_GAPS * size:
             options["gaps"] = _to_gaps(places)
     short = {kind: _shorter(data) for kind, data in options.items()}
     support = min(short, key=lambda kind: len(short[kind][0]))
     compressed = []
-    parts["support"], deflated = short[support]
+    data, deflated = short[support]
     if deflated:
         compressed.append("support")
-    for part in [p for p in ("values", "scale") if p in parts]:
-        parts[part], deflated = _shorter(parts[part])
+    out = {"support": data}
+    for part, raw in parts.items():
+        out[part], deflated = _shorter(raw)
         if deflated:
             compressed.append(part)
-    packed = Packed(support, values, int(places.size), parts, tuple(compressed))
-    return packed if packed.n_bytes < n_bytes else None
+    return Packed(support, values, int(places.size), out, tuple(compressed))
 
 
 def unpack(packed: Packed, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -171,21 +286,7 @@ def unpack(packed: Packed, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
     """
     n_entries = int(np.prod(shape, dtype=np.int64))
     count = packed.n_nonzero
-    if not 0 <= count <= n_entries:
-        raise ValueError("count")
-    limits = {"bitmap": -(-n_entries // 8), "gaps": 10 * count, "all": 0}
-    support = _expand(packed, "support", limits[packed.support])
-    if packed.support == "bitmap":
-        bits = np.frombuffer(support, np.uint8)
-        if bits.size != limits["bitmap"]:
-            raise ValueError("bitmap")
-        places = np.unpackbits(bits, count=n_entries).nonzero()[0]
-    elif packed.support == "gaps":
-        places = _from_gaps(support, count)
-    else:
-        places = np.arange(n_entries)
-    if places.size != count or (count and places[-1] >= n_entries):
-        raise ValueError("places")
+    places = _places(packed, n_entries)
     widths = {"exact": dtype.itemsize, "float16": 2, "int8": 1}
     width = widths[packed.values]
     raw = _expand(packed, "values", width * count)
@@ -206,6 +307,27 @@ def unpack(packed: Packed, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
     out = torch.zeros(n_entries, dtype=dtype)
     out[torch.from_numpy(places)] = kept
     return out.reshape(shape)
+
+
+def _places(packed: Packed, n_entries: int) -> np.ndarray[Any, Any]:
+    """Return the positions of the values."""
+    count = packed.n_nonzero
+    if not 0 <= count <= n_entries:
+        raise ValueError("count")
+    limits = {"bitmap": -(-n_entries // 8), "gaps": 10 * count, "all": 0}
+    support = _expand(packed, "support", limits[packed.support])
+    if packed.support == "bitmap":
+        bits = np.frombuffer(support, np.uint8)
+        if bits.size != limits["bitmap"]:
+            raise ValueError("bitmap")
+        places = np.unpackbits(bits, count=n_entries).nonzero()[0]
+    elif packed.support == "gaps":
+        places = _from_gaps(support, count)
+    else:
+        places = np.arange(n_entries)
+    if places.size != count or (count and places[-1] >= n_entries):
+        raise ValueError("places")
+    return places
 
 
 def _to_int8(
