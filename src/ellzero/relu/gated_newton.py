@@ -280,7 +280,9 @@ def newton(
     U, c = weights, constant
     factor = Factor() if DENSE_SAMPLES < len(r) <= FACTOR_SAMPLES else None
     if sigma is None:
-        sigma = 10.0 / program.row_square
+        # No larger than weights per unit of dual norm can be, as the zero network bounds them.
+        zero = program.loss.value(np.zeros(program.y.size), program.y.ravel())
+        sigma = min(10.0 / program.row_square, float(__import__('os').environ.get('SIG','.5')) * zero / (penalty * radius) or np.inf)
     unit = float(np.linalg.norm(program.y)) or 1.0
     n_iter = 0
     accuracy = 1e-3
@@ -290,6 +292,15 @@ def newton(
         lagrangian = _Lagrangian(program, seen, U, c, radius, sigma, conjugate, factor)
         products = lagrangian.products(r)
         value, near, norms, shift, W = lagrangian.at(r, products)
+        if n_iter == 0:
+            # Gates that have joined may pull far: the feasible point on the ray is the other start.
+            top = float(np.sqrt((products * products).sum(axis=(1, 2))).max(initial=0.0))
+            if top > radius:
+                fit = radius / top
+                new = lagrangian.at(fit * r, fit * products)
+                if new[0] < value:
+                    r, products = fit * r, fit * products
+                    value, near, norms, shift, W = new
         while True:
             slope = conjugate.slope(r) + lagrangian.outputs(near) + shift
             size = float(np.linalg.norm(slope))
