@@ -11,7 +11,6 @@ multipliers are found by an interior-point method and checked without it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 Floats = NDArray[np.float64]
-# Barrier weight at which an interior-point run ends, and the factor between two.
-FIRST, LAST, FACTOR = 30.0, 3e7, 8.0
+# Barrier weights at which an interior-point run begins and ends, and the factor between two.
+FIRST, LAST, FACTOR = 30.0, 4e6, 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +160,11 @@ def branch(
         heapq.heappop(heap)
         direction = vectors[:, -1]
         level = float(direction @ node.mean)
-        node.split = (direction, level, *(
+        below, above = (
             add([*node.cuts, cut]).index for cut in ((-direction, -level), (direction, level))
-        ))  # fmt: skip
-        for child in node.split[2:]:
+        )
+        node.split = (direction, level, below, above)
+        for child in (below, above):
             # What holds on the whole holds on its parts.
             heapq.heappush(heap, (-min(nodes[child].bound, node.bound), child))
         leaves += 1
@@ -178,6 +178,25 @@ def branch(
 
     found = tree(0)
     return bound_of_pieces(A, point, found), found, leaves
+
+
+def blend(tree: Split | Piece, other: Piece, share: float) -> Split | Piece:
+    """Return (1 - share) times the multipliers of a tree plus share times those of one piece.
+
+    The bound is jointly convex in v and its multipliers as long as v keeps its signs, so that
+    blended multipliers suit the point blended alike.
+    """
+    if isinstance(tree, Split):
+        return Split(
+            tree.direction, tree.level, blend(tree.below, other, share),
+            blend(tree.above, other, share),
+        )  # fmt: skip
+    rest = 1.0 - share
+    return Piece(
+        rest * tree.curvature + share * other.curvature, rest * tree.ranges + share * other.ranges,
+        rest * tree.share + share * other.share, rest * tree.slope + share * other.slope,
+        rest * tree.cuts,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -321,12 +340,9 @@ class _Region:
 
         def matrix(at: Floats) -> Floats:
             product = X.T @ (at[:size, None] * Y)
-            return at[-2] * eye + at[-1] * corner - fixed - 0.5 * (product + product.T)
+            return np.asarray(at[-2] * eye + at[-1] * corner - fixed - 0.5 * (product + product.T))
 
-        start = matrix(everything)
-        top = float(np.linalg.eigvalsh(start)[0])
-        everything[-2:] = max(-top, 0.0) + 1.0
-        S = matrix(everything)
+        everything[-2:] = max(-float(np.linalg.eigvalsh(matrix(everything))[0]), 0.0) + 1.0
 
         def value(at: Floats, weight: float) -> float:
             slacks = slack(at)
@@ -338,14 +354,13 @@ class _Region:
                 return np.inf
             cost = at[-2] + at[-1] + float((w_up**2 / (16 * at[is_up])).sum())
             logs = 2 * float(np.log(np.diag(root)).sum()) + float(np.log(slacks).sum())
-            return weight * cost - logs
+            return float(weight * cost - logs)
 
         best: tuple[float, Piece] | None = None
         weight = FIRST
         while True:
             for _ in range(30):
-                S = matrix(everything)
-                inverse = np.linalg.inv(S)
+                inverse = np.asarray(np.linalg.inv(matrix(everything)), dtype=np.float64)
                 step, decrement = self._newton(
                     X, Y, inverse, everything, weight, slack(everything), w_up, low, high,
                     (is_up, is_share, is_slope, is_rest),

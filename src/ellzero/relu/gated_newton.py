@@ -280,9 +280,12 @@ def newton(
     U, c = weights, constant
     factor = Factor() if DENSE_SAMPLES < len(r) <= FACTOR_SAMPLES else None
     if sigma is None:
-        # No larger than weights per unit of dual norm can be, as the zero network bounds them.
-        zero = program.loss.value(np.zeros(program.y.size), program.y.ravel())
-        sigma = min(10.0 / program.row_square, float(__import__('os').environ.get('SIG','.5')) * zero / (penalty * radius) or np.inf)
+        sigma = 10.0 / program.row_square
+        if factor is not None:
+            # Weights per unit of dual norm, as the value of the zero network bounds them: larger
+            # ones make the first systems hard, which is dear where samples are many.
+            zero = program.loss.value(np.zeros(program.y.size), program.y.ravel())
+            sigma = min(sigma, 0.5 * zero / (penalty * radius) or np.inf)
     unit = float(np.linalg.norm(program.y)) or 1.0
     n_iter = 0
     accuracy = 1e-3
@@ -292,8 +295,8 @@ def newton(
         lagrangian = _Lagrangian(program, seen, U, c, radius, sigma, conjugate, factor)
         products = lagrangian.products(r)
         value, near, norms, shift, W = lagrangian.at(r, products)
-        if n_iter == 0:
-            # Gates that have joined may pull far: the feasible point on the ray is the other start.
+        if n_iter == 0 and factor is not None:
+            # Gates that have joined may pull far: a feasible point on the ray is another start.
             top = float(np.sqrt((products * products).sum(axis=(1, 2))).max(initial=0.0))
             if top > radius:
                 fit = radius / top
