@@ -135,7 +135,14 @@ def branch(
     direction of largest variance: where one quadratic must serve two neurons, this is the line
     between them. A piece costs some 40 Newton steps of O(n^3 + n^2 d) operations.
     """
-    unit = max(goal, 1e-300)
+    # The method works in units of the supremum, which no neuron exceeds.
+    sizes = np.linalg.norm(A, axis=1)
+    neurons = np.vstack([A[sizes > 0] / sizes[sizes > 0, None], (A.T @ point)[None]])
+    neurons[-1] /= max(float(np.linalg.norm(neurons[-1])), 1e-300)
+    products = neurons @ A.T
+    reached = max(float((np.maximum(sign * products, 0.0) @ point).max()) for sign in (1.0, -1.0))
+    unit = max(goal, reached, 1e-4 * float(np.abs(point) @ sizes), 1e-300)
+    wanted = goal / unit
     rows = float(np.sqrt(np.mean(np.sum(A * A, axis=1)))) or 1.0
     scaled, target = A / rows, point * (rows / unit)
     nodes: list[_Node] = []
@@ -144,7 +151,7 @@ def branch(
     def add(cuts: Cuts) -> _Node:
         nonlocal counter
         region = _Region(scaled, target, cuts)
-        piece, mean, spread = region.solve(1.0)
+        piece, mean, spread = region.solve(wanted)
         node = _Node(region.bound(piece), counter, cuts, piece, mean, spread)
         counter += 1
         nodes.append(node)
@@ -152,7 +159,7 @@ def branch(
 
     heap = [(-add([]).bound, 0)]
     leaves = 1
-    while leaves < max_pieces and -heap[0][0] > 1.0:
+    while leaves < max_pieces and -heap[0][0] > wanted:
         node = nodes[heap[0][1]]
         values, vectors = np.linalg.eigh(node.spread)
         if values[-1] <= 1e-9:
@@ -356,11 +363,15 @@ class _Region:
             logs = 2 * float(np.log(np.diag(root)).sum()) + float(np.log(slacks).sum())
             return float(weight * cost - logs)
 
-        best: tuple[float, Piece] | None = None
+        inverse = np.eye(n_inputs + 1)
+        best = np.inf, self.piece(z)
         weight = FIRST
         while True:
             for _ in range(30):
-                inverse = np.asarray(np.linalg.inv(matrix(everything)), dtype=np.float64)
+                try:
+                    inverse = np.asarray(np.linalg.inv(matrix(everything)), dtype=np.float64)
+                except np.linalg.LinAlgError:
+                    break
                 step, decrement = self._newton(
                     X, Y, inverse, everything, weight, slack(everything), w_up, low, high,
                     (is_up, is_share, is_slope, is_rest),
@@ -377,12 +388,12 @@ class _Region:
                     break
             piece = self.piece(everything[:size])
             bound = self.bound(piece)
-            if best is None or bound < best[0]:
+            if bound < best[0]:
                 best = bound, piece
             if bound <= goal or weight >= LAST or not np.isfinite(bound):
                 break
             weight *= FACTOR
-        moments = np.linalg.inv(matrix(everything))
+        moments = inverse
         moments = moments / moments[-1, -1]
         mean = moments[:-1, -1]
         return best[1], mean, moments[:-1, :-1] - np.outer(mean, mean)
