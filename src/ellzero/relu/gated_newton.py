@@ -278,14 +278,16 @@ def newton(
     conjugate = _Conjugate(program)
     r = conjugate.inside(point * n_targets)
     U, c = weights, constant
-    factor = Factor() if DENSE_SAMPLES < len(r) <= FACTOR_SAMPLES else None
+    # Several outputs of the logistic loss have systems of their own, too different for one factor.
+    alike = r.shape[1] == 1 or not conjugate.logistic
+    factor = Factor() if alike and DENSE_SAMPLES < len(r) <= FACTOR_SAMPLES else None
     if sigma is None:
         sigma = 10.0 / program.row_square
         if factor is not None:
             # Weights per unit of dual norm, as the value of the zero network bounds them: larger
             # ones make the first systems hard, which is dear where samples are many.
             zero = program.loss.value(np.zeros(program.y.size), program.y.ravel())
-            sigma = min(sigma, 0.5 * zero / (penalty * radius) or np.inf)
+            sigma = min(sigma, 0.1 * zero / (penalty * radius) or np.inf)
     unit = float(np.linalg.norm(program.y)) or 1.0
     n_iter = 0
     accuracy = 1e-3
