@@ -233,14 +233,16 @@ def certify_network(
     DataError
         If X or y has NaN, infinite values or wrong shapes.
     InvalidParameterError
-        If `penalty` is not positive.
+        If `penalty` or `max_pieces` is not positive, or a name is not one of those above.
 
     Notes
     -----
     With v = (y - f) / n, every network costs at least dual(t v) when t v'(Au)_+ <= penalty for
     all unit u and -v likewise (arXiv 2002.11219, Theorem 1). The supremum is NP-hard to find in
     general; it is exact for at most two inputs (a bias counts as one) and bounded from above
-    otherwise, see `ellzero.relu.relaxation`. An intercept in the last layer is free, which asks
+    otherwise, see `ellzero.relu.relaxation` and, for pieces of the ball,
+    `ellzero.relu.branching`. Rows of more inputs than samples are first written in coordinates of
+    their span, which changes no supremum. An intercept in the last layer is free, which asks
     for sum v = 0. The bound is computed in float64 from the evidence alone.
 
     Examples
@@ -258,9 +260,10 @@ def certify_network(
     check_integer("max_pieces", max_pieces, low=1)
     chosen = loss_of(loss)
     numbers, rows, targets = read_network(network, X, y, logistic=loss == "logistic")
-    return certify(numbers, rows, targets, chosen, penalty, method=method, max_pieces=max_pieces)[
-        0
-    ]
+    found, _ = certify(
+        numbers, rows, targets, chosen, penalty, method=method, max_pieces=max_pieces
+    )
+    return found
 
 
 def certify(
@@ -273,7 +276,7 @@ def certify(
     method: str = "auto",
     max_pieces: int = 8,
 ) -> tuple[Certificate, DualPoint]:
-    """Return the certificate of a network, and the evidence of its bound."""
+    """Return the certificate of a network, and the evidence of its bound in the row space."""
     outputs = network.predict(X)
     value = loss.value(outputs, y) + penalty * network.norm
     A, neurons = _in_row_space(network.design(X), network.directions)
