@@ -452,6 +452,8 @@ class _Region:
                 break
             except LinAlgError:
                 extra *= 100.0
+                if extra > 1.0:
+                    return np.zeros_like(at), 0.0
         step = -scale * cho_solve(factor, scale * gradient, check_finite=False)
         return step, max(-float(step @ gradient), 0.0)
 
