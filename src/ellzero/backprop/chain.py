@@ -942,7 +942,7 @@ def layer_jacobians(
 ) -> JacobianChain:
     r"""Return the Jacobian matrices of the layers of a network at one sample.
 
-    .. math:: rac{\partial \ell}{\partial 	heta_l} =
+    .. math:: \frac{\partial \ell}{\partial \theta_l} =
         J_\ell \, [D_L W_L] \cdots [D_{l+1} W_{l+1}] \, D_l \, [I \otimes a_{l-1}^T \mid I]
 
     Parameters
