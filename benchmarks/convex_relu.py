@@ -7,7 +7,9 @@ recomputed by `certify_gated` in float64. Methods are run at falling tolerances 
 at most 1e-4; the time is that of the last of these runs alone. Beside it their defaults. adelie
 solves a path of 30 penalties from the largest one. Rivals run up to 500 gates, where ``--peers``
 names a Python that has pyscnn and adelie; Clarabel by cvxpy, its compilation included, at 100
-gates and for the weakest penalty at 500. MNIST is digits 3 against 5 with 1000 gates. Processor
+gates and for the weakest penalty at 500. MNIST is digits 3 against 5 with 1000 gates. "certified"
+are trained ReLU networks without intercept, at .3, .1 and .03 of the largest useful penalty, with
+their gaps over every width: by the joint program, and by cutting the ball besides. Processor
 seconds, one thread, after a first call.
 
     OMP_NUM_THREADS=1 python benchmarks/convex_relu.py --peers PYTHON --mnist mnist.npz
@@ -39,7 +41,9 @@ from ellzero.relu import (
     sample_gates,
     solve_gated,
 )
+from ellzero.relu.certificate import certify
 from ellzero.relu.losses import loss_of
+from ellzero.relu.training import Training, largest_penalty, to_network, train
 
 # Gates and shares at which rivals run, the most telling first.
 ORDER = ((500, 0.001), (100, 0.01), (500, 0.01), (100, 0.001), (500, 0.1), (100, 0.1))
@@ -216,7 +220,9 @@ def mnist(arguments, record):
     largest = program.largest_penalty()
     for share in arguments.mnist_shares:
         began = time.process_time()
-        found = solve_gated(program, share * largest, tol=1e-6, max_iter=arguments.mnist_steps)
+        found = solve_gated(
+            program, share * largest, tol=1e-6, max_iter=arguments.mnist_steps, solver="newton"
+        )
         seconds = time.process_time() - began
         seen = B @ gates.vectors[found.support].T > 0
         outputs = ((B @ found.weights[:, :, 0].T) * seen).sum(axis=1)
@@ -225,12 +231,51 @@ def mnist(arguments, record):
             "seconds": seconds, "gap": found.gap, "n_active": len(found.support),
             "n_iter": found.n_iter, "status": found.status.name, "value": found.value,
             "test_accuracy": float(np.mean((outputs > 0) == (y_test > 0))),
-            "memory_told_gib": memory_needed(*A.shape, len(gates)) / 2**30,
+            "memory_told_gib": memory_needed(*A.shape, len(gates), solver="newton") / 2**30,
             "memory_peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }  # fmt: skip
         record["mnist"] = [r for r in record["mnist"] if r["share"] != share] + [row]
         print(row, flush=True)
         write(arguments, record)
+
+
+def certified(arguments, record):
+    """Certify trained ReLU networks over every width, by the joint program and by pieces."""
+    record["certified"] = record.get("certified", [])
+    for share in arguments.certified_shares:
+        for name in ("breast cancer", "digits"):
+            A, y = data(name)
+            A = A / np.sqrt(np.mean(np.sum(A * A, axis=1)))
+            loss = loss_of("squared")
+            largest = largest_penalty(Training(A, y, loss, 1.0, False), np.random.default_rng(0))
+            problem = Training(A, y, loss, share * largest, False)
+            values, seconds, best = [], [], None
+            for seed in range(arguments.certified_seeds):
+                began = time.process_time()
+                found = train(problem, np.random.default_rng(seed))[:3]
+                seconds.append(time.process_time() - began)
+                values.append(problem.value(*found))
+                best = found if values[-1] == min(values) else best
+            network = to_network(*best, biased=False, fit_intercept=False)
+            row = {
+                "data": name, "shape": list(A.shape), "share": share, "values": values,
+                "train_seconds": seconds, "n_neurons": network.n_neurons, "bounds": {},
+            }  # fmt: skip
+            for method in ("joint", "branch"):
+                began = time.process_time()
+                found, _ = certify(
+                    network, A, y, loss, problem.penalty, method=method,
+                    max_pieces=arguments.max_pieces,
+                )  # fmt: skip
+                row["bounds"][method] = {
+                    "gap": found.gap, "seconds": time.process_time() - began,
+                    "how": found.measures["bound_method"],
+                }  # fmt: skip
+                print(name, share, method, row["bounds"][method], flush=True)
+            same = (name, share)
+            kept = [r for r in record["certified"] if (r["data"], r["share"]) != same]
+            record["certified"] = [*kept, row]
+            write(arguments, record)
 
 
 def machine(arguments):
@@ -268,9 +313,12 @@ def main():
     parser.add_argument("--mnist-shares", type=float, nargs="+", default=[0.1, 0.03])
     parser.add_argument("--mnist-steps", type=int, default=20000)
     parser.add_argument(
-        "--parts", nargs="+", default=["cases", "rivals", "mnist"],
+        "--parts", nargs="+", default=["cases", "rivals", "certified", "mnist"],
         help="what to measure anew; the rest of the file is kept",
     )  # fmt: skip
+    parser.add_argument("--certified-shares", type=float, nargs="+", default=[0.3, 0.1, 0.03])
+    parser.add_argument("--certified-seeds", type=int, default=3)
+    parser.add_argument("--max-pieces", type=int, default=4, help="of the ball, for each sign")
     parser.add_argument("--rival-gates", type=int, nargs="+", default=[100, 500])
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -282,6 +330,8 @@ def main():
         cases(arguments, record)
     if "rivals" in arguments.parts:
         rivals(arguments, record)
+    if "certified" in arguments.parts:
+        certified(arguments, record)
     if "mnist" in arguments.parts:
         mnist(arguments, record)
     write(arguments, record)

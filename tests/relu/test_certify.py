@@ -149,6 +149,8 @@ def test_bound_scales_with_targets_and_rows():
         ({"y": np.zeros(3)}, DataError, "y must have the shape (4,), got (3,)."),
         ({"y": np.full(4, np.inf)}, DataError, "y contains NaN or infinite values."),
         ({"penalty": 0.0}, InvalidParameterError, "`penalty` must be positive, got 0."),
+        ({"method": "branch", "max_pieces": 0}, InvalidParameterError,
+         "`max_pieces` must be an integer of at least 1, got 0."),
         ({"loss": "hinge"}, InvalidParameterError, "`loss` must be one of"),
         ({"method": "sdp"}, InvalidParameterError, "`method` must be one of"),
         ({"loss": "logistic"}, DataError, "The logistic loss needs two classes, got 1."),

@@ -18,6 +18,8 @@ from ellzero.relu import (
     sample_gates,
     solve_gated,
 )
+from ellzero.relu.gated_factor import Factor
+from ellzero.relu.gated_newton import _Lagrangian
 from ellzero.relu.losses import loss_of
 
 cp = pytest.importorskip("cvxpy")
@@ -113,7 +115,8 @@ def test_gap_holds_by_hand_and_value_is_clarabels(loss, n_outputs, intercept, so
     assert set(np.flatnonzero(used)) <= set(solution.support)
 
 
-@pytest.mark.parametrize(("loss", "n_outputs"), [("squared", 1), ("squared", 3), ("logistic", 1)])
+@pytest.mark.parametrize(("loss", "n_outputs"), [("squared", 1), ("squared", 3), ("logistic", 1),
+                                                 ("logistic", 2)])  # fmt: skip
 def test_newton_by_conjugate_gradients(loss, n_outputs, monkeypatch):
     monkeypatch.setattr("ellzero.relu.gated_newton.DENSE_SAMPLES", 10)
     program = problem(loss, n_outputs, intercept=True)
@@ -122,6 +125,63 @@ def test_newton_by_conjugate_gradients(loss, n_outputs, monkeypatch):
     assert solution.gap <= 1e-7
     best, _ = by_clarabel(program, penalty)
     assert solution.value == pytest.approx(best, rel=2e-7)
+
+
+@pytest.mark.parametrize(("loss", "n_outputs"), [("squared", 1), ("squared", 3), ("logistic", 1)])
+def test_newton_steps_with_a_factor_in_single_precision(loss, n_outputs, monkeypatch):
+    # Without the factor, these need many products; it is made anew only where it has aged.
+    counts = {}
+    plain, build = _Lagrangian._conjugate, Factor.build
+
+    def counted(self, apply, step, rest, goal, limit):
+        def once(v):
+            counts["products"] = counts.get("products", 0) + 1
+            return apply(v)
+
+        return plain(self, once, step, rest, goal, limit)
+
+    def built(self, *arguments):
+        counts["factors"] = counts.get("factors", 0) + 1
+        build(self, *arguments)
+
+    monkeypatch.setattr(_Lagrangian, "_conjugate", counted)
+    monkeypatch.setattr(Factor, "build", built)
+    monkeypatch.setattr("ellzero.relu.gated_newton.DENSE_SAMPLES", 10)
+    monkeypatch.setattr("ellzero.relu.gated_newton.PATIENCE", 4)
+    program = problem(loss, n_outputs, intercept=True, n=90, d=6, n_gates=60)
+    penalty = 0.01 * program.largest_penalty()
+    solution = solve_gated(program, penalty, solver="newton", tol=1e-8)
+    assert solution.gap <= 1e-8
+    assert counts["factors"] > 3
+    with_factor = counts["products"]
+    monkeypatch.setattr("ellzero.relu.gated_newton.FACTOR_SAMPLES", 20)
+    counts.clear()
+    other = solve_gated(program, penalty, solver="newton", tol=1e-8)
+    assert "factors" not in counts
+    assert counts["products"] > with_factor
+    monkeypatch.setattr("ellzero.relu.gated_newton.DENSE_SAMPLES", 1000)
+    dense = solve_gated(program, penalty, solver="newton", tol=1e-8)
+    assert dense.value == pytest.approx(solution.value, rel=2e-8)
+    assert other.value == pytest.approx(solution.value, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [5, 1500])
+def test_factor_solves_its_system(n):
+    rng = np.random.default_rng(0)
+    A, seen = rng.standard_normal((n, 3)), rng.random((n, 4)) < 0.5
+    shares, columns, root = rng.random(4), rng.standard_normal((n, 2)), rng.random(n) + 0.5
+    system = (A @ A.T) * ((seen * shares) @ seen.T) + 0.3 + columns @ columns.T
+    system = np.eye(n) + system * np.outer(root, root)
+    factor = Factor()
+    v = rng.standard_normal((n, 2))
+    assert not factor.ready
+    assert factor.solve(v) is v
+    factor.build(A, seen, shares, columns, root, 0.3)
+    # The jitter and single precision leave about this much.
+    np.testing.assert_allclose(system @ factor.solve(v), v, atol=2e-3)
+    factor.build(A, seen, 0 * shares, 0 * columns, root, 0.0)
+    np.testing.assert_allclose(factor.solve(v), v, rtol=1e-4)
+    assert factor.n_factors == 2
 
 
 @pytest.mark.parametrize("penalty", [0.1, 0.01, 0.001])
@@ -233,6 +293,9 @@ def test_memory_is_told_and_newton_needs_more():
     large = memory_needed(1000, 50, 500, solver="newton")
     assert large - small == 8 * 1000 * 1000 * 5
     assert memory_needed(10**5, 50, 500) == memory_needed(10**5, 50, 500, solver="proximal")
+    # One matrix in single precision, and blocks of it.
+    middle = [memory_needed(12000, 700, 1000, solver=name) for name in ("auto", "proximal")]
+    assert 4 * 12000**2 < middle[0] - middle[1] < 7 * 12000**2
 
 
 @pytest.mark.parametrize(

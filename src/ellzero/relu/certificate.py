@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,16 +12,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from ellzero.core.result import Certificate, Measure
 from ellzero.errors import DataError, IncompatibleError
+from ellzero.relu.branching import Piece, Split, blend, bound_of_pieces, branch
 from ellzero.relu.conclusion import conclude
 from ellzero.relu.losses import AbstractLoss, LogisticLoss, loss_of
 from ellzero.relu.network import TwoLayerReLU
 from ellzero.relu.relaxation import Multipliers, bound_of, relax, solve_dual
 from ellzero.relu.separation import line_neuron, plane_neuron, search_neurons
-from ellzero.validation import check_choice, check_real
+from ellzero.validation import check_choice, check_integer, check_real
 
 Floats = NDArray[np.float64]
 # Samples up to which the joint semidefinite program is solved.
 JOINT_SAMPLES, JOINT_INPUTS = 3000, 80
+
+
+Side: TypeAlias = Multipliers | Split | Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,14 @@ class DualPoint:
     ----------
     point : ndarray of shape (n_samples,)
         Dual point v, before it is scaled into the feasible set.
-    sides : tuple of Multipliers or None
+    sides : tuple of Multipliers, Split or Piece, or None
         Evidence for v and for minus v; None where suprema are exact.
     method : str
         How suprema are bounded, in words.
     """
 
     point: Floats
-    sides: tuple[Multipliers, Multipliers] | None
+    sides: tuple[Side, Side] | None
     method: str
 
 
@@ -77,7 +81,11 @@ def lower_bound(
     for k, sign in enumerate((1.0, -1.0)):
         point = sign * evidence.point
         if evidence.sides is not None:
-            tops.append(bound_of(A, point, evidence.sides[k]))
+            side = evidence.sides[k]
+            if isinstance(side, Multipliers):
+                tops.append(bound_of(A, point, side))
+            else:
+                tops.append(bound_of_pieces(A, point, side))
         elif A.shape[1] == 1:
             tops.append(line_neuron(A, point)[0])
         else:
@@ -99,6 +107,7 @@ def search_bound(
     balanced: bool,
     neurons: Floats,
     method: str = "auto",
+    max_pieces: int = 8,
 ) -> tuple[float, DualPoint, float]:
     """Return the best lower bound that can be had, with its evidence and supremum."""
     point = loss.residual(outputs, y)
@@ -121,7 +130,7 @@ def search_bound(
     small = len(y) <= JOINT_SAMPLES and A.shape[1] <= JOINT_INPUTS
     small = small and importlib.util.find_spec("cvxpy") is not None
     joint = None
-    if method == "joint" or (method == "auto" and small):
+    if method == "joint" or (method in ("auto", "branch") and small):
         joint = solve_dual(A, y, loss, penalty, point, balanced=balanced)
     if joint is not None:
         found, *sides = joint
@@ -132,7 +141,50 @@ def search_bound(
         candidates.append(DualPoint(found, (sides[0], sides[1]), words))
         candidates.append(DualPoint(found, quadratic(found), words))
     rated = [_with(lower_bound(A, y, loss, penalty, e), e) for e in candidates]
-    return max(rated, key=lambda item: item[0])
+    best = max(rated, key=lambda item: item[0])
+    if method != "branch":
+        return best
+    for evidence in _branched(A, y, loss, penalty, point, best[1], max_pieces):
+        best = max(best, _with(lower_bound(A, y, loss, penalty, evidence), evidence),
+                   key=lambda item: item[0])  # fmt: skip
+    return best
+
+
+def _branched(
+    A: Floats, y: Floats, loss: AbstractLoss, penalty: float, point: Floats, known: DualPoint,
+    max_pieces: int,
+) -> list[DualPoint]:  # fmt: skip
+    """Return the residual with bounds on pieces, and the best blend of it with a known point."""
+    up, down = (
+        branch(A, sign * point, goal=penalty * (1 + 1e-7), max_pieces=max_pieces)
+        for sign in (1.0, -1.0)
+    )
+    words = f"quadratic bounds on {up[2]} and {down[2]} pieces of the ball"
+    found = [DualPoint(point, (up[1], down[1]), words)]
+    if known.sides is None or not all(isinstance(side, Multipliers) for side in known.sides):
+        return found
+    others = [_as_piece(A, side) for side in known.sides if isinstance(side, Multipliers)]
+
+    def at(share: float) -> DualPoint:
+        sides = (blend(up[1], others[0], share), blend(down[1], others[1], share))
+        return DualPoint((1 - share) * point + share * known.point, sides, words)
+
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        # The bound is nearly concave along the line.
+        one, two = low + (high - low) / 3, high - (high - low) / 3
+        values = [lower_bound(A, y, loss, penalty, at(share))[0] for share in (one, two)]
+        low, high = (one, high) if values[1] > values[0] else (low, two)
+    return [*found, at(0.5 * (low + high))]
+
+
+def _as_piece(A: Floats, side: Multipliers) -> Piece:
+    """Return the multipliers of the whole ball in the units of those of a piece."""
+    sizes = np.maximum(np.linalg.norm(A, axis=1), 1e-300)
+    nothing = np.zeros(len(A))
+    return Piece(
+        side.curvature / 4, nothing, side.share / (2 * sizes), side.slope / 2, np.zeros((0, 0))
+    )
 
 
 def certify_network(
@@ -143,6 +195,7 @@ def certify_network(
     *,
     loss: str = "squared",
     method: str = "auto",
+    max_pieces: int = 8,
 ) -> Certificate:
     r"""Say how far a two-layer ReLU network is from the best one of any width.
 
@@ -159,10 +212,13 @@ def certify_network(
         squares equals once neurons are balanced. Must be positive.
     loss : {"squared", "logistic"}, default="squared"
         Half the mean square, or the mean logistic loss.
-    method : {"auto", "joint", "residual"}, default="auto"
+    method : {"auto", "joint", "residual", "branch"}, default="auto"
         "joint" solves a semidefinite program over the dual point and its bound (extra `convex`);
         "residual" bounds the residual alone, without a conic solver; "auto" takes the first up
-        to 3000 samples and 80 inputs, where the extra is installed.
+        to 3000 samples and 80 inputs, where the extra is installed. "branch" cuts the ball into
+        pieces besides, for a tighter bound at weak penalties; a piece costs seconds.
+    max_pieces : int, default=8
+        Most pieces for each sign of the residual, where `method` is "branch". Must be at least 1.
 
     Returns
     -------
@@ -177,14 +233,16 @@ def certify_network(
     DataError
         If X or y has NaN, infinite values or wrong shapes.
     InvalidParameterError
-        If `penalty` is not positive.
+        If `penalty` or `max_pieces` is not positive, or a name is not one of those above.
 
     Notes
     -----
     With v = (y - f) / n, every network costs at least dual(t v) when t v'(Au)_+ <= penalty for
     all unit u and -v likewise (arXiv 2002.11219, Theorem 1). The supremum is NP-hard to find in
     general; it is exact for at most two inputs (a bias counts as one) and bounded from above
-    otherwise, see `ellzero.relu.relaxation`. An intercept in the last layer is free, which asks
+    otherwise, see `ellzero.relu.relaxation` and, for pieces of the ball,
+    `ellzero.relu.branching`. Rows of more inputs than samples are first written in coordinates of
+    their span, which changes no supremum. An intercept in the last layer is free, which asks
     for sum v = 0. The bound is computed in float64 from the evidence alone.
 
     Examples
@@ -198,10 +256,14 @@ def certify_network(
     True
     """
     check_real("penalty", penalty, low=0.0, open_low=True)
-    check_choice("method", method, ("auto", "joint", "residual"))
+    check_choice("method", method, ("auto", "joint", "residual", "branch"))
+    check_integer("max_pieces", max_pieces, low=1)
     chosen = loss_of(loss)
     numbers, rows, targets = read_network(network, X, y, logistic=loss == "logistic")
-    return certify(numbers, rows, targets, chosen, penalty, method=method)[0]
+    found, _ = certify(
+        numbers, rows, targets, chosen, penalty, method=method, max_pieces=max_pieces
+    )
+    return found
 
 
 def certify(
@@ -212,11 +274,12 @@ def certify(
     penalty: float,
     *,
     method: str = "auto",
+    max_pieces: int = 8,
 ) -> tuple[Certificate, DualPoint]:
-    """Return the certificate of a network, and the evidence of its bound."""
+    """Return the certificate of a network, and the evidence of its bound in the row space."""
     outputs = network.predict(X)
     value = loss.value(outputs, y) + penalty * network.norm
-    A = network.design(X)
+    A, neurons = _in_row_space(network.design(X), network.directions)
     bound, evidence, supremum = search_bound(
         A,
         y,
@@ -224,8 +287,9 @@ def certify(
         penalty,
         outputs,
         balanced=network.intercept is not None,
-        neurons=network.directions,
+        neurons=neurons,
         method=method,
+        max_pieces=max_pieces,
     )
     measures: dict[str, Measure] = {
         "n_neurons": network.n_neurons,
@@ -241,6 +305,19 @@ def certify(
         )
     scale = loss.value(np.zeros_like(y), y)
     return conclude(value, bound, measures, scale=scale, assumptions=assumptions), evidence
+
+
+def _in_row_space(A: Floats, neurons: Floats) -> tuple[Floats, Floats]:
+    """Return rows and neurons in coordinates of the row space, where it is smaller than theirs.
+
+    Au depends on the part of u in the row space alone, and |v'(Au)_+| grows with its length: the
+    supremum over unit vectors is the same.
+    """
+    n_samples, n_inputs = A.shape
+    if n_inputs <= n_samples:
+        return A, neurons
+    basis, _ = np.linalg.qr(A.T)
+    return A @ basis, neurons @ basis
 
 
 def read_network(

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ellzero.core.result import Certificate, Measure, Status
 from ellzero.errors import DataError, InvalidParameterError
 from ellzero.relu.conclusion import conclude
-from ellzero.relu.gated_newton import DENSE_SAMPLES, newton
+from ellzero.relu.gated_factor import BLOCK
+from ellzero.relu.gated_newton import DENSE_SAMPLES, FACTOR_SAMPLES, newton
 from ellzero.relu.gated_program import CHUNK, GatedProgram
 from ellzero.relu.gated_proximal import proximal
 from ellzero.validation import check_choice, check_integer, check_real
@@ -145,8 +146,12 @@ def memory_needed(
     """
     out = 8 * n_samples * n_inputs + n_samples * n_gates + 8 * n_inputs * n_gates * n_outputs
     out += 8 * min(n_samples * n_gates, CHUNK) * 2
-    if resolve_solver(solver, n_samples) == "newton" and n_samples <= DENSE_SAMPLES:
-        out += 8 * n_samples * n_samples * (4 + n_outputs)
+    if resolve_solver(solver, n_samples) == "newton":
+        if n_samples <= DENSE_SAMPLES:
+            out += 8 * n_samples * n_samples * (4 + n_outputs)
+        elif n_samples <= FACTOR_SAMPLES:
+            # One matrix in single precision, with three blocks of it while it is formed.
+            out += 4 * n_samples * (n_samples + 3 * BLOCK + n_inputs + 3 * n_gates)
     return out
 
 
@@ -155,7 +160,7 @@ def resolve_solver(solver: str, n_samples: int) -> str:
     check_choice("solver", solver, ("auto", "newton", "proximal"))
     if solver != "auto":
         return solver
-    return "newton" if n_samples <= DENSE_SAMPLES else "proximal"
+    return "newton" if n_samples <= FACTOR_SAMPLES else "proximal"
 
 
 def check_memory(needed: int, limit: float | None) -> None:
@@ -190,9 +195,10 @@ def solve_gated(
     max_iter : int, default=20000
         Most Newton or proximal steps, over all working sets.
     solver : {"auto", "newton", "proximal"}, default="auto"
-        "newton" is a dual augmented Lagrangian with semismooth Newton steps, from systems of
-        n_samples equations up to 4000 samples and by conjugate gradients beyond; "proximal" is
-        FISTA with restarts; "auto" takes Newton up to 4000 samples.
+        "newton" is a dual augmented Lagrangian with semismooth Newton steps: systems of
+        n_samples equations up to 4000 samples, conjugate gradients with a single-precision
+        factor up to 16,000, and without one beyond; "proximal" is FISTA with restarts; "auto"
+        takes Newton up to 16,000 samples.
     start : GatedSolution or None, default=None
         Solution of the same program at another penalty.
 
@@ -210,9 +216,10 @@ def solve_gated(
     -----
     Gates with weights stay in a working set; the most violating ones join it, 10, 20, 40, ... at
     a time, until the gap over all gates is small. A Newton step with a active gates costs
-    O(n^3 + n^2 a); a proximal step O(n d m) with m gates in the working set; a check
-    O(n d n_gates). The value of every solution is exact for these gates, not for other ReLU
-    networks.
+    O(n^3 + n^2 a) where a system is factored, with 4 n^2 bytes beyond 4000 samples; one factor
+    serves several steps there (not for the logistic loss of several outputs). A proximal step
+    costs O(n d m) with m gates in the working set; a check O(n d n_gates). The value of every
+    solution is exact for these gates, not for other ReLU networks.
 
     Examples
     --------

@@ -169,7 +169,7 @@ default=None
     fit_bias : bool, default=True
         Whether gates and weights have biases, penalized like weights.
     solver : {"auto", "newton", "proximal"}, default="auto"
-        Semismooth Newton, or FISTA with restarts; "auto" takes Newton up to 4000 samples.
+        Semismooth Newton, or FISTA with restarts; "auto" takes Newton up to 16,000 samples.
     max_iter : int, default=20000
         Most Newton or proximal steps.
     tol : float, default=1e-7

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.special import xlogy
 
+from ellzero.relu.gated_factor import Factor
 from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.losses import LogisticLoss
 
 Floats = NDArray[np.float64]
 # Samples up to which Newton systems are formed: a few matrices of this order are held.
 DENSE_SAMPLES = 4000
+# Samples up to which they are factored in single precision, to precondition.
+FACTOR_SAMPLES = 16000
 CG_STEPS = 200
+# Steps with a factor of another system before a new one is made.
+PATIENCE = 25
 
 
 class _Conjugate:
@@ -65,10 +72,10 @@ class _Lagrangian:
 
     def __init__(
         self, program: GatedProgram, seen: Floats, U: Floats, c: Floats, radius: float,
-        sigma: float, conjugate: _Conjugate,
+        sigma: float, conjugate: _Conjugate, factor: Factor | None,
     ) -> None:  # fmt: skip
         self.program, self.seen, self.U, self.c = program, seen, U, c
-        self.radius, self.sigma, self.conjugate = radius, sigma, conjugate
+        self.radius, self.sigma, self.conjugate, self.factor = radius, sigma, conjugate, factor
         self.unit = float(np.linalg.norm(program.y))
         self.n_products = 0
         # Intercepts count as weights of a column as long as the rows, whatever their scale.
@@ -99,14 +106,14 @@ class _Lagrangian:
         return self.conjugate.value(r) + square, near, norms, c, W
 
     def inexact(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
-        """Return a Newton step by conjugate gradients, without a matrix of the system."""
+        """Return a Newton step by conjugate gradients, without the matrix in double precision."""
         program, sigma = self.program, self.sigma
         active = np.flatnonzero(norms > sigma * self.radius)
         share = (sigma * self.radius / norms[active])[:, None, None]
         unit = W[active] / norms[active, None, None]
         part = _Lagrangian(
             program, np.ascontiguousarray(self.seen[:, active]), unit, self.c, self.radius,
-            sigma, self.conjugate,
+            sigma, self.conjugate, self.factor,
         )  # fmt: skip
         root = 1.0 / np.sqrt(self.conjugate.curvature(r))
 
@@ -121,19 +128,56 @@ class _Lagrangian:
 
         rest = root * slope
         step = np.zeros_like(rest)
-        way, square = rest.copy(), float((rest * rest).sum())
+        square = float((rest * rest).sum())
         goal = square * min(0.1, float(np.sqrt(square)) / max(self.unit, 1e-300)) ** 2
-        for _ in range(CG_STEPS):
-            if square <= max(goal, 1e-30 * self.unit**2):
+        goal = max(goal, 1e-30 * self.unit**2)
+        # A factor of an earlier system first; a new one where that does not do.
+        for fresh in (False, True):
+            if square <= goal:
+                break
+            if fresh:
+                if self.factor is None or not len(active):
+                    break
+                self.factor.build(
+                    program.A, part.seen, sigma * (1.0 - share[:, 0, 0]),
+                    self._thin(part.seen, unit, sigma * share[:, 0, 0]), root.mean(axis=1),
+                    self.free,
+                )  # fmt: skip
+            limit = CG_STEPS if fresh or self.factor is None else PATIENCE
+            step, rest, square = self._conjugate(apply, step, rest, goal, limit)
+        return -root * step
+
+    def _thin(self, seen: Floats, unit: Floats, weights: Floats) -> Floats:
+        """Return columns whose squares add up to the part of the system that is not a kernel."""
+        n_outputs = unit.shape[2]
+        columns = [
+            seen * (self.program.A @ unit[:, :, k].T) * np.sqrt(weights / n_outputs)
+            for k in range(n_outputs)
+        ]
+        return np.hstack(columns)
+
+    def _conjugate(
+        self, apply: Callable[[Floats], Floats], step: Floats, rest: Floats, goal: float,
+        limit: int,
+    ) -> tuple[Floats, Floats, float]:  # fmt: skip
+        """Return step, residual and its square after at most `limit` preconditioned steps."""
+        solve = self.factor.solve if self.factor is not None else np.asarray
+        near = solve(rest)
+        way, inner = near, float((rest * near).sum())
+        square = float((rest * rest).sum())
+        for _ in range(limit):
+            if square <= goal:
                 break
             image = apply(way)
-            length = square / float((way * image).sum())
-            step += length * way
+            length = inner / float((way * image).sum())
+            step = step + length * way
             rest = rest - length * image
-            last, square = square, float((rest * rest).sum())
-            way = rest + (square / last) * way
+            square = float((rest * rest).sum())
+            near = solve(rest)
+            last, inner = inner, float((rest * near).sum())
+            way = near + (inner / last) * way
             self.n_products += 1
-        return -root * step
+        return step, rest, square
 
     def direction(self, r: Floats, slope: Floats, norms: Floats, W: Floats) -> Floats:
         """Return the Newton step."""
@@ -234,17 +278,34 @@ def newton(
     conjugate = _Conjugate(program)
     r = conjugate.inside(point * n_targets)
     U, c = weights, constant
+    # Several outputs of the logistic loss have systems of their own, too different for one factor.
+    alike = r.shape[1] == 1 or not conjugate.logistic
+    factor = Factor() if alike and DENSE_SAMPLES < len(r) <= FACTOR_SAMPLES else None
     if sigma is None:
         sigma = 10.0 / program.row_square
+        if factor is not None:
+            # Weights per unit of dual norm, as the value of the zero network bounds them: larger
+            # ones make the first systems hard, which is dear where samples are many.
+            zero = program.loss.value(np.zeros(program.y.size), program.y.ravel())
+            sigma = min(sigma, 0.1 * zero / (penalty * radius) or np.inf)
     unit = float(np.linalg.norm(program.y)) or 1.0
     n_iter = 0
     accuracy = 1e-3
     best = (np.inf, U, c, point)
     failures = 0
     while n_iter < max_iter:
-        lagrangian = _Lagrangian(program, seen, U, c, radius, sigma, conjugate)
+        lagrangian = _Lagrangian(program, seen, U, c, radius, sigma, conjugate, factor)
         products = lagrangian.products(r)
         value, near, norms, shift, W = lagrangian.at(r, products)
+        if n_iter == 0 and factor is not None:
+            # Gates that have joined may pull far: a feasible point on the ray is another start.
+            top = float(np.sqrt((products * products).sum(axis=(1, 2))).max(initial=0.0))
+            if top > radius:
+                fit = radius / top
+                new = lagrangian.at(fit * r, fit * products)
+                if new[0] < value:
+                    r, products = fit * r, fit * products
+                    value, near, norms, shift, W = new
         while True:
             slope = conjugate.slope(r) + lagrangian.outputs(near) + shift
             size = float(np.linalg.norm(slope))
