@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer  # noqa: TID253
 
-from ellzero.cli.console import command_line, finite, print_json, say
+from ellzero.cli.console import EXIT_STOPPED, command_line, finite, print_json, say
 from ellzero.cli.options import Force, Json
 
 if TYPE_CHECKING:
@@ -63,21 +65,21 @@ def compress(
         for note in layer.notes:
             say(f"note: {layer.name}: {note}")
 
-    result = run(
-        network,
-        batches,
-        density=density,
-        pattern=pattern,
-        allocation=allocation,
-        max_swaps=max_swaps,
-        with_bounds=bounds,
-        checkpoint=checkpoint,
-        callback=tell,
-    )
-    table = result.to_dict()
-    summary = _summary(Path(model).name, table)
-    summary["command"] = command_line()
-    with OutputFolder(out, force=force) as output:
+    with _interruptible(checkpoint), OutputFolder(out, force=force) as output:
+        result = run(
+            network,
+            batches,
+            density=density,
+            pattern=pattern,
+            allocation=allocation,
+            max_swaps=max_swaps,
+            with_bounds=bounds,
+            checkpoint=checkpoint,
+            callback=tell,
+        )
+        table = result.to_dict()
+        summary = _summary(Path(model).name, table)
+        summary["command"] = command_line()
         save_folder(network, tokenizer, output.folder)
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(finite(table), indent=2, allow_nan=False))
@@ -90,6 +92,20 @@ def compress(
         say(f"note: '{name}' was left dense: {reason}.")
     say(f"Model: {out}")
     say(f"Report: {Path(out) / 'report.html'}")
+
+
+@contextlib.contextmanager
+def _interruptible(checkpoint: Path) -> Iterator[None]:
+    """Turn Ctrl-C into sentences and the exit code, where layers are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        done = len(list(checkpoint.glob("*.safetensors")))
+        if not done:
+            raise
+        say(f"Interrupted: {done} layers that were done are kept in '{checkpoint}'.")
+        say("hint: Start the same command again to go on after them.")
+        raise typer.Exit(EXIT_STOPPED) from None
 
 
 def _summary(name: str, table: dict[str, Any]) -> dict[str, Any]:

@@ -72,16 +72,19 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
             "Install it with `pip install 'ellzero[language]'`.",
         ) from error
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Never code that a folder brings along: without a word transformers would ask for it.
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
         kind = (
             next((getattr(transformers, n, None) for n in config.architectures or ()), None)
             or transformers.AutoModel
         )
-        model = kind.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = kind.from_pretrained(folder, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise DataError(
-            f"transformers cannot read the folder '{folder}': {str(error).splitlines()[0]}",
+            f"transformers cannot read the folder '{folder}': {why}.",
             "Give a folder that holds a model and its tokenizer.",
         ) from error
     return model.eval(), tokenizer
@@ -107,21 +110,43 @@ def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, A
         raise DataError(f"The calibration file '{path}' has no text.", "Write one text a line.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return [
-        dict(
-            tokenizer(
-                texts[i : i + BATCH],
-                padding=True,
-                truncation=True,
-                max_length=min(LENGTH, tokenizer.model_max_length),
-                return_tensors="pt",
+    try:
+        return [
+            dict(
+                tokenizer(
+                    texts[i : i + BATCH],
+                    padding=True,
+                    truncation=True,
+                    max_length=min(LENGTH, tokenizer.model_max_length),
+                    return_tensors="pt",
+                )
             )
-        )
-        for i in range(0, len(texts), BATCH)
-    ]
+            for i in range(0, len(texts), BATCH)
+        ]
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise DataError(
+            f"The tokenizer cannot take the texts of '{path}': {why}.",
+            "Give a model whose tokenizer has a padding or an end token.",
+        ) from error
 
 
 def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Write the model and its tokenizer."""
-    model.save_pretrained(folder)  # type: ignore[operator]
-    tokenizer.save_pretrained(folder)
+    """Write the model and its tokenizer.
+
+    Raises
+    ------
+    InvalidParameterError
+        If they cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InvalidParameterError(
+            f"The compressed model cannot be written: {why.rstrip('. ')}.",
+            "Make room; the layers are kept, so the same command goes on quickly.",
+        ) from error

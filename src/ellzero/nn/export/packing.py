@@ -9,6 +9,7 @@ where that is shorter. Everything is little-endian.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -169,7 +170,9 @@ def unpack(packed: Packed, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
     ValueError
         If the bytes do not describe such a tensor.
     """
-    n_entries = int(np.prod(shape, dtype=np.int64))
+    n_entries = math.prod(shape)
+    if n_entries >= 2**62:
+        raise ValueError("shape")
     count = packed.n_nonzero
     if not 0 <= count <= n_entries:
         raise ValueError("count")
