@@ -322,15 +322,21 @@ class OutputFolder:
             check_output(self.path, force=self.force or self.resume)
             self._prepare(target)
         except OSError as error:
-            self._release_lock()
+            self._give_up()
             raise InvalidParameterError(
                 f"Cannot write the output folder '{self.path}': {_reason(error)}.",
                 "Choose a folder that you can write.",
             ) from error
         except BaseException:
-            self._release_lock()
+            self._give_up()
             raise
         return self
+
+    def _give_up(self) -> None:
+        """Leave nothing of a run that fails, but what it could go on with."""
+        if self._lock is not None and not (self._partial / _CHECKPOINT).is_dir():
+            shutil.rmtree(self._partial, ignore_errors=True)
+        self._release_lock()
 
     def _put_back(self) -> None:
         """Put an earlier result back where a crash between two renames has left it aside."""
@@ -396,10 +402,11 @@ class OutputFolder:
             if kind is None:
                 with _undisturbed():
                     self._swap()
-            elif not (self._partial / _CHECKPOINT).is_dir():
-                shutil.rmtree(self._partial, ignore_errors=True)
         finally:
-            self._release_lock()
+            if kind is None:
+                self._release_lock()
+            else:
+                self._give_up()
 
     def _swap(self) -> None:
         try:

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
+from ellzero.relu.inputs import check_magnitudes
 from ellzero.relu.splines import fit_spline
 from ellzero.validation import check_real
 
@@ -94,6 +95,7 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
         check_real("penalty", self.penalty, low=0.0)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         rows, targets = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        check_magnitudes(X=rows, y=targets)
         self.spline_ = fit_spline(rows, targets, self.penalty)
         self.value_, self.lower_bound_ = self.spline_.value, self.spline_.lower_bound
         self.gap_, self.n_iter_ = self.spline_.gap, self.spline_.n_rounds
