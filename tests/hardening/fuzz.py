@@ -46,17 +46,21 @@ def fuzz(fast, slow):
     return decorate
 
 
+def _check_words(error, hint):
+    text = error.message
+    assert "\n" not in text, text
+    assert text[-1] in ".?", text
+    assert len(text) < 3000, len(text)
+    assert not hint or error.hint, text
+    assert error.hint is None or "\n" not in error.hint
+
+
 def attempt(action, *, hint=True, also=()):
     """Return what an action gives, or None where it raises an error that is meant to be read."""
     try:
         return action()
     except EllzeroError as error:
-        text = error.message
-        assert "\n" not in text, text
-        assert text[-1] in ".?", text
-        assert len(text) < 3000, len(text)
-        assert not hint or error.hint, text
-        assert error.hint is None or "\n" not in error.hint
+        _check_words(error, hint)
         return None
     except also:
         return None

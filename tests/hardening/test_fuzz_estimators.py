@@ -1,4 +1,4 @@
-"""Estimators with odd data and odd parameters: an answer, or one error that is meant to be read."""
+"""Estimators with odd data and parameters: an answer, or one error that is meant to be read."""
 
 import traceback
 import warnings
@@ -52,7 +52,9 @@ SIGNAL = {
     "smoothness": [1.0, 0.0, 1e-9, 1e9, -1.0, [1.0] * 11, "x"],
     "n_nonzero": [None, 0, 1, 4, 99, -1], "penalty": [None, 0.0, 0.5, 1e9, -1.0],
     "nonnegative": [False, True],
-    "graph": ["chain", "chain", "grid", [[0, 1], [1, 2]], ("tree", [[0, 1]]), [[0, 0]], "x", [[0, 99]]],
+    "graph": [
+        "chain", "chain", "grid", [[0, 1], [1, 2]], ("tree", [[0, 1]]), [[0, 0]], "x", [[0, 99]],
+    ],
     "bump_penalty": [0.0, 0.5, -1.0], "n_bumps": [None, 1, 2, 0], "min_length": [1, 2, 99],
     "min_distance": [1, 3], "known_zeros": [None, [0], [99]], "known_ones": [None, [1], [0, 1]],
     "time_limit": [0.3], "certify": [True, False],

@@ -92,7 +92,7 @@ def test_damaged_parts_of_an_experiment(rng, folder):
     from ellzero.nn.tickets.results import Run
     from ellzero.nn.tickets.storage import Part
 
-    fields = {n: None for n in Run.__dataclass_fields__}
+    fields = dict.fromkeys(Run.__dataclass_fields__)
     if not (folder / "good").exists():
         good = Folder(folder / "good", SETTINGS)
         good.write("dense", 0, Part((), {"a/w": torch.ones(3)}))

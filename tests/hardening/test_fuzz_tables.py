@@ -201,9 +201,11 @@ def test_fits_of_odd_tables(rng, folder):
     path.write_bytes(_csv(rng))
     options = {
         "data": str(path), "target": rng.choice(["y", "x"]), "cv": rng.choice([0, 2, 5]),
-        "ridge": rng.choice([(0.0,), (0.1,), (1e300,)]), "n_nonzero": rng.choice([None, (1,), (1, 99), (0,)]),
+        "ridge": rng.choice([(0.0,), (0.1,), (1e300,)]),
+        "n_nonzero": rng.choice([None, (1,), (1, 99), (0,)]),
         "always": rng.choice([(), (), ("x",), ("nope",)]), "nonnegative": rng.random() < 0.2,
-        "weights": rng.choice([None, None, "x"]), "loss": rng.choice([None, None, "poisson", "huber", "logistic", "squared"]),
+        "weights": rng.choice([None, None, "x"]),
+        "loss": rng.choice([None, None, "poisson", "huber", "logistic", "squared"]),
         "exact": rng.random() < 0.2, "time_limit": 1.0, "test_size": rng.choice([0.0, 0.5]),
     }  # fmt: skip
 

@@ -57,7 +57,6 @@ def _streamed(folder, n, p):
 
 def _moments(n, p, pieces, folder):
     from ellzero.subset.streaming import Moments
-    from ellzero.subset.search import search  # noqa: F401
 
     path, y = _streamed(folder, n, p)
 
@@ -78,7 +77,7 @@ def _moments(n, p, pieces, folder):
 
 
 def test_streams_of_rows_take_squares_of_features_only(tmp_path):
-    table, work = _moments(60_000, 200, 10_000, tmp_path)
+    table, _ = _moments(60_000, 200, 10_000, tmp_path)
     assert table > 40
 
 

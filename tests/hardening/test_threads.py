@@ -79,8 +79,8 @@ WORK = {
 }
 
 
-# The filters of warnings belong to the process: a block that mutes cvxpy in one thread may end while
-# another is inside, whose warning is then let out. Answers are not touched.
+# The filters of warnings belong to the process: a block that mutes cvxpy in one thread may end
+# while another is inside, whose warning is then let out. Answers are not touched.
 muted = pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 
 
