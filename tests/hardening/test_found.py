@@ -165,6 +165,13 @@ def test_gates_that_are_no_numbers():
     )
 
 
+def test_bounds_beyond_float64_bound_nothing():
+    X = np.linspace(1, 2, 12).reshape(6, 2) ** 2
+    free = ellzero.L0Regressor(1).fit(X, X[:, 0]).coef_
+    held = ellzero.L0Regressor(1, upper=10**400, lower=-(10**400)).fit(X, X[:, 0]).coef_
+    assert np.allclose(free, held)
+
+
 def test_counts_and_losses_at_the_edge_of_float64():
     X = np.linspace(1, 2, 12).reshape(6, 2) ** 2
     _says(
