@@ -443,7 +443,7 @@ def test_unknown_data_set_names_the_nearest():
     )
     refuse("xyzzy", "Unknown data set 'xyzzy'.", BUNDLED_HINT)
     refuse("", "'' is a folder, not a file.", BUNDLED_HINT)
-    refuse("a\0b", "Unknown data set 'a\0b'.", BUNDLED_HINT)
+    refuse("a\0b", "Unknown data set 'a\\x00b'.", BUNDLED_HINT)
 
 
 def test_missing_file_names_the_nearest(tmp_path, write):

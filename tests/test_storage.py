@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from ellzero import storage
 from ellzero.errors import DataError, InvalidParameterError
 from ellzero.storage import (
     MARKER,
@@ -119,7 +120,7 @@ def test_write_atomic_says_why_not(tmp_path):
     ):
         refuse(
             lambda path=path: write_atomic(path, "x"),
-            f"Cannot write '{path}': {reason}.",
+            f"Cannot write '{path}': {reason}.".replace("\0", "\\x00"),
             "Choose another path.",
         )
     assert tree(tmp_path) == ["file"]
@@ -175,7 +176,7 @@ def test_check_output_refuses_files_and_unwritable_places(tmp_path):
     ):
         refuse(
             lambda path=path: check_output(path),
-            f"Cannot write the output folder '{path}': {reason}.",
+            f"Cannot write the output folder '{path}': {reason}.".replace("\0", "\\x00"),
             "Choose a folder that you can write.",
         )
     assert file.read_text() == "kept"
@@ -219,6 +220,7 @@ def test_failure_leaves_the_old_result_and_nothing_else(tmp_path, earlier, error
 
 
 def test_failed_exchange_puts_the_old_result_back(tmp_path, earlier, monkeypatch):
+    monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
     rename = os.rename
 
     def fail(source, target):

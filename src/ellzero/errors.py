@@ -4,6 +4,13 @@ import difflib
 from collections.abc import Iterable
 
 
+def _printable(text: str) -> str:
+    """Return text on one line; names in files may hold breaks and codes that steer terminals."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class EllzeroError(Exception):
     """Base of every error raised on purpose by ellzero.
 
@@ -16,8 +23,8 @@ class EllzeroError(Exception):
     """
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = message
-        self.hint = hint
+        self.message = message = _printable(message)
+        self.hint = hint = None if hint is None else _printable(hint)
         super().__init__(message if hint is None else f"{message}\nhint: {hint}")
 
 

@@ -32,6 +32,7 @@ KINDS = (
     "linear-softmax", "logistic", "least-squares", "huber", "poisson", "module-mlp", "gated-relu",
 )  # fmt: skip
 NETWORKS = ("module-mlp", "gated-relu")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TASKS = ("classification", "regression")
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "softplus", "identity")
 
@@ -353,6 +354,8 @@ def _layers(model: SavedModel) -> list[tuple[Tensor, Tensor | None]]:
     layers: list[tuple[Tensor, Tensor | None]] = []
     if model.kind != "module-mlp":
         coef, intercept = model.params["coef"], model.params.get("intercept")
+        if coef.numel() == 0:
+            raise _misfit(model)
         coef = coef.reshape(-1, coef.shape[-1]) if coef.ndim else coef.reshape(1, 1)
         layers.append((coef, None if intercept is None else intercept.reshape(-1)))
     else:
@@ -429,6 +432,11 @@ def _check_model(model: SavedModel) -> None:
             "Name the coefficients 'coef' and the intercept 'intercept'.",
         )
     for name, tensor in model.params.items():
+        if tensor.dtype not in FLOATS:
+            raise InvalidParameterError(
+                f"The parameter '{name}' must be of floating-point numbers, got {tensor.dtype}.",
+                "Save it in float32 or float64.",
+            )
         if not named.all_true(torch.isfinite(tensor)):
             raise NonFiniteError(
                 f"The parameter '{name}' is NaN or infinite, so the model is not saved.",
@@ -436,6 +444,39 @@ def _check_model(model: SavedModel) -> None:
             )
     if (model.mean is None) != (model.scale is None):
         raise InvalidParameterError("`mean` and `scale` must be given together, got one of them.")
+
+
+def _check_use(model: SavedModel) -> None:
+    """Raise where a model from a file could not be applied, or its claims not be compared."""
+    check_choice("activation", model.architecture.get("activation", "relu"), ACTIVATIONS)
+    for name, tensor in (("mean", model.mean), ("scale", model.scale)):
+        if tensor is not None and (
+            tensor.shape not in ((), (len(model.feature_names),))
+            or not tensor.dtype.is_floating_point
+        ):
+            raise InvalidParameterError(
+                f"`{name}` must hold a number for each of {len(model.feature_names)} features, "
+                f"got {tuple(tensor.shape)} of {tensor.dtype}.",
+            )
+    check_claims(model.claims)
+
+
+def check_claims(claims: Mapping[str, Any]) -> None:
+    """Raise InvalidParameterError unless `claim_rows` can read what a file claims."""
+
+    def number(value: Any) -> bool:
+        return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+    claim, checks = claims.get("claim"), claims.get("checks", ())
+    known = claim is None or (isinstance(claim, str) and claim.upper() in Claim.__members__)
+    numbers = [v for n in ("lower_bound", "value") if (v := claims.get(n)) is not None]
+    plain = isinstance(checks, list | tuple) and all(isinstance(c, dict) for c in checks)
+    if plain:
+        for check in checks:
+            numbers += [check.get("value"), check.get("bound")]
+            plain &= isinstance(check.get("name"), str) and isinstance(check.get("passed"), bool)
+    if not (known and plain and all(map(number, numbers))):
+        raise InvalidParameterError("its claims are not those of a certificate.")
 
 
 def _pack(model: SavedModel) -> bytes:
@@ -582,7 +623,8 @@ def _unpack(path: str, blob: bytes) -> SavedModel:
     )
     try:
         _check_model(model)
-    except (InvalidParameterError, NonFiniteError) as error:
+        _check_use(model)
+    except (InvalidParameterError, NonFiniteError, IncompatibleError) as error:
         raise ModelFileError(f"'{path}' cannot be used: {error.message}", _AGAIN) from error
     if model.n_nonzero != metadata["n_nonzero"]:
         raise ModelFileError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -10,7 +11,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+import signal
+import stat
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +28,11 @@ if TYPE_CHECKING:
 MARKER = ".ellzero"
 """File that says a folder was written by `OutputFolder`."""
 
-_LOCK = ".lock"
+_UNFINISHED = ".unfinished"
 _CHECKPOINT = "checkpoint"
 _FLOAT = "__float__"
+# Nothing that is written comes near; deeper values would end in the limit of recursion.
+_DEEPEST = 100
 
 
 def to_json(value: Any, where: str = "value") -> str:
@@ -49,16 +55,33 @@ def to_json(value: Any, where: str = "value") -> str:
     InvalidParameterError
         If a part of `value` has no JSON form.
     """
-    plain = _plain(value, where)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        plain = _plain(value, where)
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except RecursionError as error:
+        raise InvalidParameterError(
+            f"`{where}` must be a plain value that JSON can hold, got one nested too deeply.",
+            "Keep lists and dictionaries a few levels deep.",
+        ) from error
 
 
 def from_json(text: str | bytes) -> Any:
     """Return what `to_json` wrote; raise ValueError for any other text."""
     try:
-        return json.loads(text, object_hook=_untag)
+        value = json.loads(text, object_hook=_untag)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, (dict, list))
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -151,6 +174,8 @@ def read_model_file(path: str | os.PathLike[str]) -> bytes:
         If the file is missing, is not a file, or cannot be read.
     """
     try:
+        if stat.S_ISCHR(os.stat(path).st_mode):  # such as /dev/zero, which has no end
+            raise IsADirectoryError
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ModelFileError(f"No model file '{path}'.", "Check the path.") from error
@@ -248,7 +273,12 @@ class OutputFolder:
 
     Notes
     -----
-    The exchange is two renames. A crash between them leaves the earlier result as ``NAME.old``.
+    On Linux an earlier result and the new one change places in one move, so that whoever looks,
+    and whenever the run is killed, sees one of them whole. Elsewhere, and on file systems that
+    cannot do that, the exchange is two renames; a crash between them leaves the earlier result as
+    ``NAME.old``, which the next run puts back before it begins. A lock on the file ``.NAME.lock``
+    keeps a second run out; the system drops it when a run is killed. Ctrl-C has no effect during
+    the exchange.
 
     Examples
     --------
@@ -270,6 +300,7 @@ class OutputFolder:
         self.resume = resume
         self._keep = False
         self._lock: int | None = None
+        self._made: list[Path] = []
         self._target = Path()
         self._partial = Path()
 
@@ -279,10 +310,47 @@ class OutputFolder:
         return self._partial
 
     def __enter__(self) -> OutputFolder:
+        self._put_back()
         target = check_output(self.path, force=self.force or self.resume)
         self._target = target
         self._partial = target.with_name(target.name + ".partial")
-        unfinished = (self._partial / _CHECKPOINT).is_dir()
+        try:
+            self._made = [p for p in target.parents if not p.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+            # Another run may have ended since.
+            check_output(self.path, force=self.force or self.resume)
+            self._prepare(target)
+        except OSError as error:
+            self._give_up()
+            raise InvalidParameterError(
+                f"Cannot write the output folder '{self.path}': {_reason(error)}.",
+                "Choose a folder that you can write.",
+            ) from error
+        except BaseException:
+            self._give_up()
+            raise
+        return self
+
+    def _give_up(self) -> None:
+        """Leave nothing of a run that fails, but what it could go on with."""
+        if self._lock is not None and not (self._partial / _CHECKPOINT).is_dir():
+            shutil.rmtree(self._partial, ignore_errors=True)
+        self._release_lock()
+
+    def _put_back(self) -> None:
+        """Put an earlier result back where a crash between two renames has left it aside."""
+        target = Path(os.path.realpath(self.path))
+        old = target.with_name(target.name + ".old")
+        with contextlib.suppress(OSError, ValueError):
+            if (old / MARKER).is_file() and not target.exists():
+                os.rename(old, target)
+
+    def _prepare(self, target: Path) -> None:
+        """Empty the partial folder, or keep in it what the run goes on with."""
+        # A folder without the mark is an earlier result that a crash has left there.
+        marked = (self._partial / _UNFINISHED).is_file()
+        unfinished = marked and (self._partial / _CHECKPOINT).is_dir()
         kept = (target / _CHECKPOINT).is_dir()
         if self.resume and not unfinished and not kept:
             raise InvalidParameterError(
@@ -294,32 +362,27 @@ class OutputFolder:
                 f"An unfinished run of '{self.path}' is in '{self._partial.name}' beside it.",
                 "Go on with it by `--resume`, or pass `--force` to drop it.",
             )
-        try:
-            self._partial.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
-            if not (self.resume and unfinished):
-                self._clear()
-            if self.resume and not unfinished:
-                shutil.copytree(target / _CHECKPOINT, self._partial / _CHECKPOINT)
-            (self._partial / MARKER).write_text("Written by ellzero; replaced by --force.\n")
-        except OSError as error:
-            self._release_lock()
-            raise InvalidParameterError(
-                f"Cannot write the output folder '{self.path}': {_reason(error)}.",
-                "Choose a folder that you can write.",
-            ) from error
-        return self
+        self._partial.mkdir(exist_ok=True)
+        self._clear(keep=_CHECKPOINT if self.resume and unfinished else None)
+        (self._partial / _UNFINISHED).touch()
+        if self.resume and not unfinished:
+            shutil.copytree(target / _CHECKPOINT, self._partial / _CHECKPOINT)
+        (self._partial / MARKER).write_text("Written by ellzero; replaced by --force.\n")
 
     def write(self, name: str, data: bytes | str) -> None:
         """Write one file of the result; `name` may hold subfolders."""
-        target = self._partial / name
+        write_atomic(self.place(name), data)
+
+    def place(self, *names: str) -> Path:
+        """Return where a file of the result belongs, its folder made."""
+        target = self._partial.joinpath(*names)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidParameterError(
-                f"Cannot write '{name}': {_reason(error)}.", "Choose another name."
+                f"Cannot write '{'/'.join(names)}': {_reason(error)}.", "Choose another name."
             ) from error
-        write_atomic(target, data)
+        return target
 
     def checkpoint(self, settings: Mapping[str, Any]) -> Checkpoint:
         """Return the checkpoint of this run; a finished run drops it."""
@@ -337,67 +400,115 @@ class OutputFolder:
     ) -> None:
         try:
             if kind is None:
-                self._swap()
-            elif not (self._partial / _CHECKPOINT).is_dir():
-                shutil.rmtree(self._partial, ignore_errors=True)
+                with _undisturbed():
+                    self._swap()
         finally:
-            self._release_lock()
+            if kind is None:
+                self._release_lock()
+            else:
+                self._give_up()
 
     def _swap(self) -> None:
-        if not self._keep:
-            shutil.rmtree(self._partial / _CHECKPOINT, ignore_errors=True)
-        (self._partial / _LOCK).unlink(missing_ok=True)
-        old = self._target.with_name(self._target.name + ".old")
         try:
-            if self._target.exists():
+            if not self._target.exists():
+                os.rename(self._partial, self._target)
+            else:
                 # Something else may have been put there while the run went on.
                 check_output(self._target, force=self.force or self.resume)
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(self._target, old)
-            try:
-                os.rename(self._partial, self._target)
-            except OSError:
-                if old.exists():
-                    os.rename(old, self._target)
-                raise
+                if _exchange(self._partial, self._target):
+                    left = self._partial
+                else:
+                    left = self._target.with_name(self._target.name + ".old")
+                    shutil.rmtree(left, ignore_errors=True)
+                    os.rename(self._target, left)
+                    try:
+                        os.rename(self._partial, self._target)
+                    except OSError:
+                        os.rename(left, self._target)
+                        raise
+                shutil.rmtree(left, ignore_errors=True)
+            # Only now: a run killed before this line can go on.
+            (self._target / _UNFINISHED).unlink(missing_ok=True)
+            if not self._keep:
+                shutil.rmtree(self._target / _CHECKPOINT, ignore_errors=True)
             _sync_folder(self._target.parent)
-            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise InvalidParameterError(
                 f"Cannot put the result in place at '{self.path}': {_reason(error)}.",
                 f"The result is complete in '{self._partial}'; move it by hand.",
             ) from error
 
-    def _clear(self) -> None:
+    def _clear(self, keep: str | None) -> None:
         for entry in self._partial.iterdir():
-            if entry.name == _LOCK:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
+            if entry.name == keep:
+                # What a run was writing when it was killed.
+                for part in entry.glob(".*.tmp"):
+                    part.unlink()
+            elif entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
 
+    @property
+    def _lock_path(self) -> Path:
+        return self._target.with_name(f".{self._target.name}.lock")
+
     def _take_lock(self) -> None:
-        self._lock = os.open(self._partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            import fcntl
-        except ImportError:  # pragma: no cover (Windows: no advisory lock)
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._release_lock()
-            raise InvalidParameterError(
-                f"Another run writes to '{self.path}' now.",
-                "Wait for it, or choose another folder.",
-            ) from error
+        """Lock the file beside the folder; the run before may remove it meanwhile."""
+        path = self._lock_path
+        while True:
+            self._lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                import fcntl
+            except ImportError:  # pragma: no cover (Windows: no advisory lock)
+                return
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(self._lock)  # not removed: it is the lock of the other run
+                self._lock = None
+                raise InvalidParameterError(
+                    f"Another run writes to '{self.path}' now.",
+                    "Wait for it, or choose another folder.",
+                ) from error
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._lock), os.stat(path)):
+                    return
+            os.close(self._lock)
 
     def _release_lock(self) -> None:
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                self._lock_path.unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
-            with contextlib.suppress(OSError):
-                (self._partial / _LOCK).unlink(missing_ok=True)
+        # Folders above that were made for nothing: those with something in them stay.
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one move; return whether the system could."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return int(rename(here, os.fsencode(one), here, os.fsencode(other), exchange)) == 0
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Leave Ctrl-C without effect for a moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 @dataclass(frozen=True, slots=True)

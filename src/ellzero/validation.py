@@ -57,6 +57,32 @@ def check_integer(
     return number
 
 
+def check_seed(seed: Any) -> int:
+    """Return a seed that every generator takes, or raise.
+
+    Parameters
+    ----------
+    seed : object
+        What was given.
+
+    Returns
+    -------
+    int
+        The seed.
+
+    Raises
+    ------
+    InvalidParameterError
+        If `seed` is not an integer in [0, 2^32).
+    """
+    number = check_integer("seed", seed, 0)
+    if number >= 2**32:
+        raise InvalidParameterError(
+            f"`seed` must be an integer below 2^32, got {number}.", "Give a smaller one."
+        )
+    return number
+
+
 def check_real(
     name: str,
     value: Any,
@@ -101,7 +127,10 @@ def check_real(
         rule = "a finite number"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidParameterError(f"`{name}` must be {rule}, got {value!r}.", hint)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     too_low = low is not None and (number < low or (open_low and number <= low))
     if not math.isfinite(number) or too_low or (high is not None and number > high):
         raise InvalidParameterError(f"`{name}` must be {rule}, got {number:g}.", hint)

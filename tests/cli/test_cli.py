@@ -395,7 +395,7 @@ def test_an_interrupted_run_keeps_the_best_and_goes_on(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", press)
         code, out, err = run(*words, "--out", "cut")
-    assert code == 3
+    assert code == 130
     assert "Interrupted: the best found so far was kept.\n" in err
     assert err.endswith("hint: Go on with `ellzero train --resume cut`.\n")
     assert "nonzeros" in out
@@ -436,7 +436,7 @@ def test_a_process_that_was_stopped_can_be_resumed(run, number):
     process.send_signal(number)
     _, err = process.communicate()
     if number == signal.SIGINT:
-        assert process.returncode == 3, err
+        assert process.returncode == 130, err
         assert "Interrupted: the best found so far was kept." in err
         assert Path("cut/report.html").is_file()
     else:

@@ -134,7 +134,7 @@ def test_a_network_of_a_user_is_trained_certified_and_written(run):
         guess = plain.eval()(x).argmax(1).numpy()
     row = summary("res")["path"][0]
     assert row["accuracy_test"] == (guess == data["y_test"]).mean()
-    code, out, err = run("certify", "res/model.safetensors", "tiny.npz")
+    code, out, err = run("certify", "res/model.safetensors", "tiny.npz", "--model", "net.py:build")
     assert (code, err) == (0, "")
     assert "Every claim holds." in out
 
@@ -153,7 +153,10 @@ def test_rows_or_columns_are_counted(run, structure, axis, total):
     row = summary("res")["path"][0]
     assert row["budget"] == total // 4
     assert row["n_nonzero"] == sum(int((state[n] != 0).sum()) for n in ("1.weight", "5.weight"))
-    assert run("certify", "res/model.safetensors", "tiny.npz", "--json")[0] == 0
+    assert (
+        run("certify", "res/model.safetensors", "tiny.npz", "--model", "net.py:build", "--json")[0]
+        == 0
+    )
     # The budget is searched for in the same unit, and never asks for less than one of a layer.
     code, _out, err = run(*TRAIN, "--structure", structure, "--epsilon", "9", "--out", "found")
     assert code == 0
@@ -192,7 +195,9 @@ def test_scores_and_averages_change_the_network_and_are_resumed(run):
         assert stored["average"] == ("--average" in change)
         states.append(export.load(f"res{k}/model.safetensors"))
         assert sum(int((states[-1][n] != 0).sum()) for n in ("1.weight", "5.weight")) == 187
-        code, _out, _err = run("certify", f"res{k}/model.safetensors", "tiny.npz")
+        code, _out, _err = run(
+            "certify", f"res{k}/model.safetensors", "tiny.npz", "--model", "net.py:build"
+        )
         assert code == 0
     first = states[0]
     for other in states[1:]:
@@ -210,7 +215,9 @@ def test_a_polished_network_is_certified_stationary(run, structure):
         code, _out, _err = run(*words, *more, "--out", name)
         assert code == 0
         rows.append(summary(name)["path"][0])
-        code, _out, _err = run("certify", f"{name}/model.safetensors", "tiny.npz")
+        code, _out, _err = run(
+            "certify", f"{name}/model.safetensors", "tiny.npz", "--model", "net.py:smooth"
+        )
         assert code == 0
     assert [r["claim"] for r in rows] == ["feasible", "stationary"]
     assert rows[1]["value"] < rows[0]["value"]
@@ -308,7 +315,9 @@ def test_a_file_may_define_its_data(run):
     assert run("train", "net.py:data", *words, "--out", "two")[0] == 0
     assert Path("one/model.safetensors").read_bytes() == Path("two/model.safetensors").read_bytes()
     assert json.loads(Path("one/model.json").read_text())["inputs"]["mean"] == 0.0
-    assert run("certify", "one/model.safetensors", "net.py:data")[0] == 0
+    assert (
+        run("certify", "one/model.safetensors", "net.py:data", "--model", "net.py:build")[0] == 0
+    )
 
 
 def test_a_regression_by_a_network_of_a_user(run):
@@ -322,7 +331,7 @@ def test_a_regression_by_a_network_of_a_user(run):
     row = summary("res")["path"][0]
     assert row["n_nonzero"] == 2
     assert row["accuracy_test"] > 0.99
-    assert run("certify", "res/model.safetensors", "t.csv")[0] == 0
+    assert run("certify", "res/model.safetensors", "t.csv", "--model", "net.py:narrow")[0] == 0
 
 
 def test_a_small_network_obeys_the_options_of_its_training(run, monkeypatch):
@@ -503,7 +512,15 @@ def test_mnist_that_is_not_there_is_one_sentence(run, monkeypatch):
     Path("tiny.npz").rename("there/mnist.npz")
     words = ("--model", "net.py:build", "--n-nonzero", "30", "--epochs", "1", "--no-dense")
     assert run("train", "mnist", *words, "--data-dir", "there", "--out", "res")[0] == 0
-    words = ("certify", "res/model.safetensors", "mnist", "--data-dir", "there")
+    words = (
+        "certify",
+        "res/model.safetensors",
+        "mnist",
+        "--data-dir",
+        "there",
+        "--model",
+        "net.py:build",
+    )
     assert run(*words)[0] == 0
 
 
@@ -524,7 +541,7 @@ def test_changed_files_do_not_hold(run):
     state = export.load(model)
     state["1.weight"] = state["1.weight"] + 1e-3
     export.save(state, model)
-    code, out, err = run("certify", str(model), "tiny.npz")
+    code, out, err = run("certify", str(model), "tiny.npz", "--model", "net.py:build")
     assert (code, out) == (2, "")
     assert err == (
         "error: 'res/model.json' is about another file than 'res/model.safetensors': the "
@@ -535,18 +552,18 @@ def test_changed_files_do_not_hold(run):
     content = json.loads(told)
     content["model_sha256"] = hashlib.sha256(model.read_bytes()).hexdigest()
     beside.write_text(json.dumps(content))
-    code, out, err = run("certify", str(model), "tiny.npz")
+    code, out, err = run("certify", str(model), "tiny.npz", "--model", "net.py:build")
     assert code == 4
     assert "At least one claim does not hold." in out
     beside.unlink()
-    code, out, err = run("certify", str(model), "tiny.npz")
+    code, out, err = run("certify", str(model), "tiny.npz", "--model", "net.py:build")
     assert (code, err) == (
         2,
         "error: The claims of 'res/model.safetensors' are missing: there is no 'model.json' "
         "beside it.\nhint: Keep the two files together.\n",
     )
     beside.write_text("{}")
-    code, _, err = run("certify", str(model), "tiny.npz")
+    code, _, err = run("certify", str(model), "tiny.npz", "--model", "net.py:build")
     assert (code, err.splitlines()[0]) == (
         2,
         "error: 'res/model.json' does not hold the claims of a model.",
@@ -559,14 +576,14 @@ def test_other_data_and_another_network_are_refused(run):
     data = dict(np.load("tiny.npz"))
     data["x_train"][0, 0, 0] ^= 1
     np.savez("other.npz", **data)
-    code, _, err = run("certify", "res/model.safetensors", "other.npz")
+    code, _, err = run("certify", "res/model.safetensors", "other.npz", "--model", "net.py:build")
     assert (code, err) == (
         2,
         "error: The model was trained on other data than 'other.npz': the fingerprints differ.\n"
         "hint: It was trained on 'tiny.npz' (260 samples); give that data.\n",
     )
     Path("net.py").write_text(NET.replace("24", "25"))
-    code, _, err = run("certify", "res/model.safetensors", "tiny.npz")
+    code, _, err = run("certify", "res/model.safetensors", "tiny.npz", "--model", "net.py:build")
     assert (code, err) == (
         2,
         "error: The parameters of 'res/model.safetensors' do not fit the network that the "
@@ -598,7 +615,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(run, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(training, "train", press_at(first))
             code, out, err = run(*(("train", *again) if again else (*words, "--out", "cut")))
-        assert (k, code, out) == (k, 3, "")
+        assert (k, code, out) == (k, 130, "")
         assert "Stopping after this step; Ctrl-C again stops at once.\n" in err
         assert err.endswith(
             "Interrupted: what was done is kept.\nhint: Go on with `ellzero train --resume cut`.\n"
@@ -656,7 +673,7 @@ def test_a_process_that_was_stopped_goes_on_in_another(run, number):
     assert not Path("cut").exists()
     assert out == ""
     if number == signal.SIGINT:
-        assert process.returncode == 3, err
+        assert process.returncode == 130, err
         assert err.endswith("hint: Go on with `ellzero train --resume cut`.\n")
     subprocess.run(command("train", "--resume", "cut"), check=True, capture_output=True)
     assert run(*words, "--out", "whole")[0] == 0

@@ -112,7 +112,7 @@ def run(folder: Path, tmp_path: Path, *extra: str) -> Any:
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
     [
-        (KeyboardInterrupt, 3, "Interrupted: 4 finished layers are kept in"),
+        (KeyboardInterrupt, 130, "Interrupted: 4 finished layers are kept in"),
         (MemoryError, 1, "Stopped by an error: 4 finished layers are kept in"),
     ],
 )

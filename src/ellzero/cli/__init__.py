@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -56,6 +57,25 @@ for command in (tour, fit, train, predict, denoise, certify, compress, reproduce
     app.command()(command)
 
 
+_CHECK = "hint: Check the path and its permissions."
+
+
+def _is_room(error: Exception) -> bool:
+    """Return whether memory or a disk was too small."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in full
+
+
+def _why(error: Exception) -> str:
+    """Return one sentence about a failure of the system."""
+    if isinstance(error, MemoryError):
+        return "The memory of this machine is not enough."
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    name = getattr(error, "filename", None)
+    what = "The output" if name is None else f"'{name}'"
+    return f"{what} cannot be read or written: {text[:1].lower()}{text[1:]}."
+
+
 def main() -> None:
     """Run the command line; the entry point of the `ellzero` script."""
     debug = bool(os.environ.get("ELLZERO_DEBUG"))
@@ -74,6 +94,19 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BUG)
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        say(f"error: {_why(error)}")
+        say("hint: Make room, or give smaller data." if _is_room(error) else _CHECK)
+        sys.exit(EXIT_INPUT)
+    except RuntimeError as error:
+        # torch has no MemoryError of its own on the CPU.
+        if debug or "allocate" not in str(error):
+            raise
+        say(f"error: {_why(MemoryError())}")
+        say("hint: Make room, or give smaller data.")
+        sys.exit(EXIT_INPUT)
     except Exception as error:
         # Wrong usage, as the parser of the command line says it.
         message = getattr(error, "format_message", None)

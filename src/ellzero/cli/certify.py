@@ -19,6 +19,12 @@ def certify(
     model: Annotated[str, typer.Argument(help="Model file that `ellzero train` wrote.")],
     data: Annotated[str, typer.Argument(help="The data it was trained on: a name or a file.")],
     target: Annotated[str | None, typer.Option(help="Column to predict, for files.")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="FILE.py:FUNCTION that builds the network, where one was trained so."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
@@ -29,7 +35,7 @@ def certify(
     with interruptible():
         found: Any = _recertify_fit(model, data, target, data_dir)
         if found is None:
-            found = recertify(model, data, target=target, data_dir=data_dir)
+            found = recertify(model, data, target=target, data_dir=data_dir, network=network)
     rows = [
         {"claim": name, "file": said, "recomputed": now, "verdict": "holds" if ok else "fails"}
         for name, said, now, ok in found.rows

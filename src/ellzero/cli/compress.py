@@ -90,7 +90,7 @@ def compress(
         for note in layer.notes:
             say(f"note: {layer.name}: {note}")
 
-    with _resumable(kept):
+    with _resumable(kept), OutputFolder(out, force=force) as output:
         result = run(
             network,
             batches,
@@ -107,15 +107,14 @@ def compress(
         table = result.to_dict()
         summary = _summary(Path(model).name, table)
         summary["command"] = command_line()
-        with OutputFolder(out, force=force) as output:
-            save_folder(network, tokenizer, output.folder)
-            if quantize is not None:
-                export.save(network, output.folder / COMPACT, quantized=result.quantized)
-                stored = export.sizes(output.folder / COMPACT)
-                table["compact_bytes"] = sum(line.n_bytes for line in stored)
-                summary["tables"].append(_sizes(stored))
-            output.write("report.html", to_html(summary))
-            output.write("summary.json", json.dumps(finite(table), indent=2, allow_nan=False))
+        save_folder(network, tokenizer, output.folder)
+        if quantize is not None:
+            export.save(network, output.folder / COMPACT, quantized=result.quantized)
+            stored = export.sizes(output.folder / COMPACT)
+            table["compact_bytes"] = sum(line.n_bytes for line in stored)
+            summary["tables"].append(_sizes(stored))
+        output.write("report.html", to_html(summary))
+        output.write("summary.json", json.dumps(finite(table), indent=2, allow_nan=False))
     shutil.rmtree(kept, ignore_errors=True)
     if as_json:
         print_json(finite({**table, "out": out}))

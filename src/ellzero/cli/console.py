@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXIT_BUG = 1
 EXIT_INPUT = 2
-EXIT_STOPPED = 3
+EXIT_STOPPED = 130  # 128 and the number of SIGINT, as shells have it
 EXIT_CLAIM = 4
 
 

@@ -105,18 +105,17 @@ def denoise(
         min_length=min_length,
         min_distance=min_distance,
     )
-    with interruptible():
+    with interruptible(), OutputFolder(folder, force=force) as output:
         if n_nonzero is None and penalty is None:
             estimator.select(values)
         else:
             estimator.fit(values)
-    if grid:
-        summary = summarize(name, values, estimator, messages)
-    else:
-        summary = _summary(name, values, estimator, messages)
-    summary["settings"] = {"data": data, "column": name, **_settings(estimator)}
-    summary["command"] = command_line()
-    with OutputFolder(folder, force=force) as output:
+        if grid:
+            summary = summarize(name, values, estimator, messages)
+        else:
+            summary = _summary(name, values, estimator, messages)
+        summary["settings"] = {"data": data, "column": name, **_settings(estimator)}
+        summary["command"] = command_line()
         output.write("report.html", to_html(summary))
         output.write("summary.json", json.dumps(finite(summary), indent=2, allow_nan=False))
         if grid:
@@ -184,7 +183,9 @@ def _read(path: Any, column: str | None) -> tuple[str, Any, list[str]]:
         )
     found = known[column]
     real = np.where(found.missing, 0.0, found.values.astype(np.float64))
-    if found.kind == "integer" and (real.astype(found.values.dtype) != found.values).any():
+    with np.errstate(invalid="ignore"):
+        back = real.astype(found.values.dtype) if found.kind == "integer" else found.values
+    if found.kind == "integer" and (back != found.values).any():
         raise DataError(
             f"Column {column!r} of '{path.name}' has integers beyond 2^53.",
             "Subtract an offset first.",

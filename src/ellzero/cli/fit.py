@@ -118,13 +118,12 @@ def fit(
     folder = out or str(Path("ellzero-out") / f"{Path(data).stem}-fit")
     check_output(folder, force=force)
     read = read_fit_data(settings)
-    with interruptible(), warnings_kept() as warned, progress(as_json) as shown:
-        run = fit_table(settings, data=read, progress=shown.tell)
-    summary = summarize_fit(run, command=command_line())
-    with OutputFolder(folder, force=force) as output:
+    with interruptible(), OutputFolder(folder, force=force) as output:
+        with warnings_kept() as warned, progress(as_json) as shown:
+            run = fit_table(settings, data=read, progress=shown.tell)
+        summary = summarize_fit(run, command=command_line())
         for fitted in run.fits:
-            place = output.folder / "path" / f"{fitted.budget}.safetensors"
-            place.parent.mkdir(exist_ok=True)
+            place = output.place("path", f"{fitted.budget}.safetensors")
             save_model(place, saved_model(run, fitted))
         save_model(output.folder / "model.safetensors", saved_model(run, run.chosen))
         output.write("report.html", to_html(summary))

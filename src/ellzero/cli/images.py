@@ -26,14 +26,13 @@ def read_image(path: Path) -> tuple[Any, list[str]]:
     """
     import numpy as np
 
+    from ellzero.datasets.arrays import read_npy
+
     if not path.is_file():
         raise DataError(f"No file '{path}'.", "Check the path.")
     hint = "An image is a .npy file with two axes, or a .csv file of rows of numbers."
     if path.suffix.lower() == ".npy":
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(f"'{path.name}' is not a .npy file.", hint) from error
+        values = read_npy(path.name, path, hint)
         if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "biuf":
             raise DataError(
                 f"'{path.name}' must hold numbers with two axes, got shape {values.shape} of "
@@ -50,24 +49,29 @@ def read_image(path: Path) -> tuple[Any, list[str]]:
 
 def _rows(path: Path, hint: str) -> Any:
     import csv
+    import io
     import math
 
     import numpy as np
 
     rows: list[list[float]] = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for k, words in enumerate(reader):
-            try:
-                rows.append([float(w) if w.strip() else math.nan for w in words])
-            except ValueError as error:
-                raise DataError(f"Line {k + 1} of '{path.name}' is not numbers.", hint) from error
-            if len(rows[-1]) != len(rows[0]):
-                raise DataError(
-                    f"Line {k + 1} of '{path.name}' has {len(rows[-1])} numbers, the first has "
-                    f"{len(rows[0])}.",
-                    hint,
-                )
+    try:
+        text = path.read_text(encoding="utf-8")
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"'{path.name}' is not a text file of numbers.", hint) from error
+    for k, words in enumerate(lines):
+        try:
+            rows.append([float(w) if w.strip() else math.nan for w in words])
+        except ValueError as error:
+            raise DataError(f"Line {k + 1} of '{path.name}' is not numbers.", hint) from error
+        if len(rows[-1]) != len(rows[0]):
+            raise DataError(
+                f"Line {k + 1} of '{path.name}' has {len(rows[-1])} numbers, the first has "
+                f"{len(rows[0])}.",
+                hint,
+            )
     if not rows or not rows[0]:
         raise DataError(f"'{path.name}' is empty.", hint)
     return np.array(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated
 
@@ -45,17 +46,21 @@ def reproduce(
 
     from ellzero.report import print_summary, to_html
     from ellzero.storage import OutputFolder, check_output
+    from ellzero.validation import check_seed
 
     experiment = find_experiment(name)
+    check_seed(seed)
     if out is not None:
         check_output(out, force=force)
-    with interruptible(), progress(as_json) as shown:
-        summary = experiment.run(quick=quick, seed=seed, progress=shown.tell)
-    summary["command"] = command_line()
-    if out is not None:
-        with OutputFolder(out, force=force) as output:
+    with interruptible(), contextlib.ExitStack() as stack:
+        output = None if out is None else stack.enter_context(OutputFolder(out, force=force))
+        with progress(as_json) as shown:
+            summary = experiment.run(quick=quick, seed=seed, progress=shown.tell)
+        summary["command"] = command_line()
+        if output is not None:
             output.write("report.html", to_html(summary))
             output.write("summary.json", json.dumps(finite(summary), indent=2, allow_nan=False))
+    if out is not None:
         say(f"Report: {Path(out) / 'report.html'}")
     if as_json:
         print_json(finite(summary))

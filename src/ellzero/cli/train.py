@@ -354,11 +354,10 @@ def _write_models(output: Any, run: Any) -> dict[str, int]:
 
     sizes: dict[str, int] = {}
     for outcome in run.outcomes:
-        places = [output.folder / "path" / f"{outcome.budget}.safetensors"]
+        places = [output.place("path", f"{outcome.budget}.safetensors")]
         if outcome.budget == run.selected:
-            places.append(output.folder / "model.safetensors")
+            places.append(output.place("model.safetensors"))
         for place in places:
-            place.parent.mkdir(exist_ok=True)
             if isinstance(run.experiment, LargeExperiment):
                 found = save_large(place, run.experiment, outcome)
                 sizes = found if outcome.budget == run.selected else sizes

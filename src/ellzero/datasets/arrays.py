@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
-import zipfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ def read_npz(name: str, file: str | os.PathLike[str] | bytes, task: str | None =
     """Return the arrays of a file, or of its bytes, with the channels of images in front."""
     damaged = "Write it again by `numpy.savez`."
     try:
-        with io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as handle:
+        with (
+            io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as handle,
+            _no_advice(),
+        ):
             stored = np.load(handle, allow_pickle=False)
             if not isinstance(stored, np.lib.npyio.NpzFile):
                 raise DataError(f"'{name}' is not an archive of arrays.", damaged)
@@ -137,9 +141,13 @@ def read_npz(name: str, file: str | os.PathLike[str] | bytes, task: str | None =
                 held = ", ".join(map(repr, stored.files)) or "nothing"
                 raise DataError(f"'{name}' has no array '{missing[0]}'; it holds {held}.", _LAYOUT)
             parts = {n: stored[n] for n in NAMES}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(
+            f"'{name}' says that its arrays are larger than the memory of this machine.", damaged
+        ) from error
+    except Exception as error:  # whatever numpy, the archive and its compression raise
         what = "holds Python objects" if "Object arrays" in str(error) else "cannot be read"
         raise DataError(f"'{name}' {what}; arrays of numbers are needed.", damaged) from error
     arrays = make_arrays(name, parts, task=task)
@@ -148,6 +156,50 @@ def read_npz(name: str, file: str | os.PathLike[str] | bytes, task: str | None =
         X_train=_channels_first(arrays.X_train),
         X_test=_channels_first(arrays.X_test),
     )
+
+
+def read_npy(name: str, file: str | os.PathLike[str], hint: str) -> NDArray[Any]:
+    """Return the array of a ``.npy`` file.
+
+    Parameters
+    ----------
+    name : str
+        What to call it.
+    file : str or path
+        The file.
+    hint : str
+        What to do where it is no such file.
+
+    Returns
+    -------
+    ndarray
+        The array, of any shape and type but Python objects.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged or of another kind, or its array does not fit into memory.
+    """
+    try:
+        with open(file, "rb") as handle, _no_advice():
+            values = np.load(handle, allow_pickle=False)
+            if isinstance(values, np.ndarray):
+                return values
+    except MemoryError as error:
+        raise DataError(
+            f"'{name}' says that its array is larger than the memory of this machine.", hint
+        ) from error
+    except Exception as error:
+        raise DataError(f"'{name}' is not a .npy file.", hint) from error
+    raise DataError(f"'{name}' is not a .npy file.", hint)
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """Leave out what numpy advises about old files."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def make_arrays(name: str, parts: Mapping[str, Any], *, task: str | None = None) -> Arrays:

@@ -33,6 +33,11 @@ class AbstractPoisson(RegressorMixin, AbstractL0Estimator):
                 f"`y` must hold counts, which are not negative, got {target.min():g}.",
                 "Use `L0Regressor` for numbers of either sign.",
             )
+        if target.size and target.max() > 2**53:
+            raise DataError(
+                f"`y` must hold counts of at most 2^53, got {target.max():g}.",
+                "Count in larger units.",
+            )
         return target
 
     def _prepare(self, y: Any) -> Any:
@@ -78,10 +83,11 @@ class AbstractPoisson(RegressorMixin, AbstractL0Estimator):
         """
         from sklearn.metrics import d2_tweedie_score
 
-        mean = inputs.to_numpy(self.predict(X))
-        return float(
-            d2_tweedie_score(inputs.to_numpy(y), mean, sample_weight=sample_weight, power=1)
-        )
+        mean, counts = inputs.to_numpy(self.predict(X)), inputs.to_numpy(y)
+        if counts.size and (counts == counts.flat[0]).all():
+            # Nothing to explain: as R^2 has it in scikit-learn.
+            return 1.0 if np.allclose(mean, counts, rtol=1e-6, atol=1e-12) else 0.0
+        return float(d2_tweedie_score(counts, mean, sample_weight=sample_weight, power=1))
 
 
 @document

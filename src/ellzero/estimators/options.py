@@ -170,7 +170,7 @@ def find_bound(parameter: str, value: Any, encoding: Encoding, default: float) -
     else:
         try:
             given = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             given = np.asarray(value, dtype=object)
         if given.dtype == object or given.shape != (p,):
             raise InvalidParameterError(
@@ -191,7 +191,10 @@ def find_bound(parameter: str, value: Any, encoding: Encoding, default: float) -
 def _bound(parameter: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
         raise InvalidParameterError(f"`{parameter}` must be a number, got {value!r}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64 bounds nothing
+        return math.copysign(math.inf, value)
 
 
 def make_shape(estimator: Any, encoding: Encoding) -> Shape:

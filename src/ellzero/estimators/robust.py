@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import RegressorMixin  # noqa: TID253
 
+from ellzero.errors import DataError
 from ellzero.estimators.base import AbstractL0Estimator, Choice, Training
 from ellzero.estimators.crossvalidation import AbstractL0CV
 from ellzero.estimators.documents import document
@@ -16,6 +17,10 @@ from ellzero.validation import check_real
 
 # Makes the median absolute deviation of normal numbers their standard deviation.
 NORMAL = 1.4826
+
+
+# Magnitude of which squares, and sums of many, are in the range of float64.
+LARGEST = 1e150
 
 
 class AbstractHuber(RegressorMixin, AbstractL0Estimator):
@@ -35,7 +40,14 @@ class AbstractHuber(RegressorMixin, AbstractL0Estimator):
         return {"delta": float(self.epsilon) * self.scale_}
 
     def _read_target(self, y: Any, n_samples: int) -> Any:
-        return read_column(y)
+        target = read_column(y)
+        largest = float(abs(target).max(initial=0.0))
+        if largest > LARGEST:
+            raise DataError(
+                f"`y` must have its largest magnitude up to {LARGEST:g}, got {largest:g}.",
+                "Divide it by that: the loss is made of squares.",
+            )
+        return target
 
     def predict(self, X: Any) -> Any:
         """Return the predictions of new samples.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ellzero.datasets import SourceColumn, load_rows
 from ellzero.errors import ModelFileError
 from ellzero.models import NETWORKS, SavedModel, load_model, predict, predict_proba
@@ -65,9 +67,11 @@ def predict_file(
         If the file cannot be read, lacks a column, or holds a category that the model does not
         know.
     IncompatibleError
-        If probabilities are asked of a model without classes.
+        If probabilities are asked of a model without classes, or its parameters do not fit
+        together.
     """
     model = load_model(path)
+    predict(model, torch.zeros(0, len(model.feature_names), dtype=torch.float64))  # does it fit?
     used = used_features(model)
     names = [model.feature_names[j] for j in used]
     rows, messages = load_rows(data, source_columns(model, str(path)), names)
@@ -89,7 +93,7 @@ def used_features(model: SavedModel) -> list[int]:
     if model.kind in NETWORKS:
         return list(range(len(model.feature_names)))
     coef = model.params["coef"]
-    nonzero = coef.reshape(-1, coef.shape[-1]).abs().sum(0).nonzero().flatten()
+    nonzero = coef.reshape(-1, len(model.feature_names)).abs().sum(0).nonzero().flatten()
     return named.to_list(nonzero) or [0]
 
 
@@ -103,4 +107,12 @@ def source_columns(model: SavedModel, path: str) -> tuple[SourceColumn, ...]:
             f"'{path}' is damaged: the columns of its data cannot be read.",
             "Copy the file again, or fit the model again.",
         ) from error
-    return sources or tuple(SourceColumn(name) for name in model.feature_names)
+    if not sources:
+        return tuple(SourceColumn(name) for name in model.feature_names)
+    known = {feature for source in sources for feature in source.features}
+    if not known.issuperset(model.feature_names):
+        raise ModelFileError(
+            f"'{path}' is damaged: the columns of its data do not give its features.",
+            "Copy the file again, or fit the model again.",
+        )
+    return sources

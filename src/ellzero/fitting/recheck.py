@@ -70,7 +70,8 @@ def recertify_fit(
     try:
         settings = FitSettings.from_dict(dict(model.settings["fit"]))
         said, stored = float(model.claims["value"]), dict(model.claims)
-    except (TypeError, KeyError, ValueError) as error:
+        budget = int((settings.n_nonzero or (0,))[0])
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ModelFileError(
             f"'{path}' is damaged: its settings cannot be read.",
             "Copy the file again, or fit the model again.",
@@ -85,7 +86,7 @@ def recertify_fit(
         )
     rows, table = found.train_rows, found.table
     estimator = make_estimator(
-        settings, found, n_nonzero_coefs=int((settings.n_nonzero or (0,))[0]),
+        settings, found, n_nonzero_coefs=budget,
         ridge=settings.ridge[0], solver="exact" if settings.exact else "auto",
     )  # fmt: skip
     certificate, value = estimator.certify_model(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ellzero.errors import InvalidParameterError
-from ellzero.validation import check_choice, check_integer, check_real
+from ellzero.validation import check_choice, check_integer, check_real, check_seed
 
 LOSSES = ("squared", "huber", "logistic", "poisson")
 SELECTIONS = ("ebic", "bic", "aic", "sic", "cv", "largest")
@@ -81,6 +81,20 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("data", "target", "weights"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "data"):
+                raise InvalidParameterError(
+                    f"`{name}` must be text, got {type(value).__name__}.", "Pass a string."
+                )
+        if self.task is not None:
+            check_choice("task", self.task, ("classification", "regression"))
+        for option in ("always", "forbidden"):
+            for name in getattr(self, option):
+                if not isinstance(name, str):
+                    raise InvalidParameterError(
+                        f"`{option}` must hold names of columns, got {name!r}.", "Pass strings."
+                    )
         if self.loss is not None:
             check_choice("loss", self.loss, LOSSES)
         for budget in self.n_nonzero or ():
@@ -109,7 +123,7 @@ class FitSettings:
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0, open_low=True)
         check_real("test_size", self.test_size, 0.0, 0.99)
-        check_integer("seed", self.seed, 0)
+        check_seed(self.seed)
         both = sorted(set(self.always) & set(self.forbidden))
         if both:
             raise InvalidParameterError(

@@ -670,11 +670,19 @@ class _Store:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         known = folder / "run.json"
         text = to_json(dict(fingerprint))
-        if known.exists():
-            if known.read_text() != text:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            before = known.read_bytes() if known.exists() else None
+        except OSError as error:
+            raise InvalidParameterError(
+                f"The checkpoint in '{folder}' cannot be read or made: "
+                f"{(error.strerror or str(error)).lower()}.",
+                "Remove the folder, or name another one.",
+            ) from error
+        if before is not None:
+            if before != text.encode():
                 raise InvalidParameterError(
                     f"The checkpoint in '{folder}' is of another model, calibration or setting.",
                     "Remove the folder, or name another one.",
@@ -720,6 +728,8 @@ class _Store:
             with safe_open(path, framework="pt") as file:
                 record = from_json(file.metadata()["record"])
                 weight = file.get_tensor("weight")
+                if list(weight.shape) != list(record["record"]["shape"]):
+                    raise ValueError("the shape of the weight")
                 bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118
                 codes = None
                 if "codes" in record:

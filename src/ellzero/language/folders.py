@@ -17,6 +17,8 @@ LENGTH = 256
 # The whole model in one file of ours, quantized weights as codes.
 COMPACT = "compact.safetensors"
 BATCH = 32
+# Never code that a folder brings along: without a word transformers would ask for it.
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def check_room(
@@ -90,10 +92,10 @@ def load_folder(folder: Path) -> tuple[nn.Module, Any]:
     """
     transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         kind = _kind(transformers, config)
-        model = kind.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = kind.from_pretrained(folder, **LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:
         raise _unreadable(folder, error) from error
     return model.eval(), tokenizer
@@ -117,9 +119,9 @@ def _kind(transformers: Any, config: Any) -> Any:
 
 
 def _unreadable(folder: Path, error: Exception) -> DataError:
-    reason = [*str(error).splitlines(), type(error).__name__][0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
     return DataError(
-        f"transformers cannot read the folder '{folder}': {reason}",
+        f"transformers cannot read the folder '{folder}': {reason}.",
         "Give a folder that holds a model and its tokenizer.",
     )
 
@@ -144,18 +146,25 @@ def text_batches(tokenizer: Any, path: Path, max_texts: int) -> list[dict[str, A
         raise DataError(f"The calibration file '{path}' has no text.", "Write one text a line.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return [
-        dict(
-            tokenizer(
-                texts[i : i + BATCH],
-                padding=True,
-                truncation=True,
-                max_length=min(LENGTH, tokenizer.model_max_length),
-                return_tensors="pt",
+    try:
+        return [
+            dict(
+                tokenizer(
+                    texts[i : i + BATCH],
+                    padding=True,
+                    truncation=True,
+                    max_length=min(LENGTH, tokenizer.model_max_length),
+                    return_tensors="pt",
+                )
             )
-        )
-        for i in range(0, len(texts), BATCH)
-    ]
+            for i in range(0, len(texts), BATCH)
+        ]
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise DataError(
+            f"The tokenizer cannot take the texts of '{path}': {why}.",
+            "Give a model whose tokenizer has a padding or an end token.",
+        ) from error
 
 
 def load_compact(folder: Path) -> tuple[nn.Module, Any]:
@@ -182,12 +191,12 @@ def load_compact(folder: Path) -> tuple[nn.Module, Any]:
     """
     transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **LOCAL)
         kind = _kind(transformers, config)
         model = kind._from_config(config) if hasattr(kind, "_from_config") else None
         if model is None:
             model = kind.from_config(config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
     except Exception as error:
         raise _unreadable(folder, error) from error
     state = load(folder / COMPACT)
@@ -199,6 +208,21 @@ def load_compact(folder: Path) -> tuple[nn.Module, Any]:
 
 
 def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """Write the model and its tokenizer."""
-    model.save_pretrained(folder)  # type: ignore[operator]
-    tokenizer.save_pretrained(folder)
+    """Write the model and its tokenizer.
+
+    Raises
+    ------
+    InvalidParameterError
+        If they cannot be written, as on a full disk.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model.save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InvalidParameterError(
+            f"The compressed model cannot be written: {why.rstrip('. ')}.",
+            "Make room; the layers are kept, so the same command goes on quickly.",
+        ) from error

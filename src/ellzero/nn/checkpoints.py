@@ -103,7 +103,8 @@ def load(
     Notes
     -----
     Every process must call this function. With as many processes as wrote the folder the run goes
-    on bit for bit; with another number, to rounding.
+    on bit for bit; with another number, to rounding. The folder is read as data: an index or a
+    plain value that names anything to be run is refused.
     """
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
@@ -124,13 +125,16 @@ def _read(folder: str | os.PathLike[str], wanted: dict[str, Any]) -> None:
     from torch.distributed.checkpoint import state_dict_loader
     from torch.distributed.checkpoint.api import CheckpointException
 
+    from ellzero.nn.data_only import DataPlanner, DataReader
+
     try:
         with _quiet():
-            state_dict_loader.load(wanted, checkpoint_id=folder)
+            state_dict_loader.load(
+                wanted, storage_reader=DataReader(folder), planner=DataPlanner()
+            )
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
-        missing = not os.path.exists(os.path.join(folder, ".metadata"))
-        what = "there is none" if missing else str(cause).strip().rstrip(".")
+        what = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(". ")
         raise InvalidParameterError(
             f"'{os.fspath(folder)}' must hold a checkpoint of this run, got: {what}.",
             "Give a folder that `checkpoints.save` wrote, and build the model and the optimizer "

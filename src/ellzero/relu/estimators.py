@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID
 
 from ellzero.errors import DataError
 from ellzero.relu.certificate import certify
+from ellzero.relu.inputs import check_magnitudes
 from ellzero.relu.losses import AbstractLoss, loss_of
 from ellzero.relu.settings import (
     check_effort,
@@ -208,6 +209,7 @@ class ConvexReLURegressor(RegressorMixin, _ConvexReLU):
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         targets = np.asarray(y, dtype=np.float64)
+        check_magnitudes(X=X, y=targets)
         center = targets - targets.mean() if self.fit_intercept else targets
         unit = float(np.sqrt(np.mean(center**2))) or 1.0
         self._train(np.asarray(X, dtype=np.float64), targets, loss_of("squared"), unit)
@@ -325,6 +327,7 @@ class ConvexReLUClassifier(ClassifierMixin, _ConvexReLU):
         """
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_magnitudes(X=X)
         self.classes_, codes = read_classes(y)
         if len(self.classes_) != 2:
             raise DataError(

@@ -20,6 +20,7 @@ from ellzero.relu.gated import check_memory, memory_needed, resolve_solver, solv
 from ellzero.relu.gated_network import GatedReLU, GatedReLUModule
 from ellzero.relu.gated_program import GatedProgram
 from ellzero.relu.gates import read_gates, vectors_of
+from ellzero.relu.inputs import check_magnitudes
 from ellzero.relu.losses import AbstractLoss, loss_of
 from ellzero.relu.settings import (
     check_effort,
@@ -282,6 +283,7 @@ class GatedReLURegressor(RegressorMixin, _GatedReLU):  # noqa: D101
             self, X, y, dtype=[np.float64, np.float32], y_numeric=True, multi_output=True
         )
         targets = np.asarray(y, dtype=np.float64)
+        check_magnitudes(X=X, y=targets)
         self._flat = targets.ndim == 1
         Y = targets.reshape(len(targets), -1)
         shift = Y.mean(axis=0) if self.fit_intercept else np.zeros(Y.shape[1])
@@ -364,6 +366,7 @@ class GatedReLUClassifier(ClassifierMixin, _GatedReLU):  # noqa: D101
         """
         self._check_settings()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_magnitudes(X=X)
         self.classes_, codes = read_classes(y)
         n_classes = len(self.classes_)
         if n_classes < 2:

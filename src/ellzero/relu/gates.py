@@ -99,7 +99,13 @@ def vectors_of(source: Any, n_inputs: int, *, biased: bool) -> Floats:
             )
         what = "the network has"
     else:
-        vectors = np.asarray(source, dtype=np.float64)
+        try:
+            vectors = np.asarray(source, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"`gates` must hold numbers, got {type(source).__name__}.",
+                "Pass one gate vector in a row.",
+            ) from error
         what = "`gates` has"
     if vectors.ndim != 2 or vectors.shape[1] != n_inputs:
         ones = ", the last one for the bias" if biased else ""

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin  # noqa: TID253
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: TID253
 
+from ellzero.relu.inputs import check_magnitudes
 from ellzero.relu.splines import fit_spline, largest_penalty
 from ellzero.validation import check_real
 
@@ -111,6 +112,7 @@ class SplineReLURegressor(RegressorMixin, BaseEstimator):
             check_real("penalty", self.penalty, low=0.0)
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True)
         rows, targets = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+        check_magnitudes(X=rows, y=targets)
         rows = _projected(rows) if self.project else rows
         self.largest_penalty_ = largest_penalty(rows, targets)
         # All targets alike: no neuron helps at any penalty.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,8 +11,8 @@ import torch
 from ellzero.certificates import verify
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import load_table
-from ellzero.errors import IncompatibleError, ModelFileError
-from ellzero.models import SavedModel, claim_rows, load_model
+from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
+from ellzero.models import SavedModel, check_claims, claim_rows, load_model
 from ellzero.tensors import named
 from ellzero.training.claims import Claims, claims_path, is_exported, read_claims
 from ellzero.training.experiment import build_small, read_data, swap_option
@@ -50,6 +51,7 @@ def recertify(
     target: str | None = None,
     task: str | None = None,
     data_dir: str | None = None,
+    network: str | None = None,
 ) -> Recheck:
     """Recompute every claim of a saved model from the file and the data alone.
 
@@ -65,6 +67,9 @@ def recertify(
         What the target is; None means what the model says.
     data_dir : str or None, default=None
         Where downloaded data are kept; see `ellzero.datasets.data_folder`.
+    network : str or None, default=None
+        ``FILE.py:NAME``, the function that builds the network, where the model was trained with
+        one. The model file names it, but a file is data: what it names is not run unasked.
 
     Returns
     -------
@@ -78,7 +83,7 @@ def recertify(
     DataError
         If the data cannot be read.
     InvalidParameterError
-        If the Python file that builds the network of a user cannot be run.
+        If the Python file that builds the network of a user is not given or cannot be run.
 
     Notes
     -----
@@ -86,9 +91,16 @@ def recertify(
     the network; the certificate is computed on the same sample of the training data as before.
     """
     if is_exported(path):
-        return _recertify_large(path, data, target, data_dir)
+        return _recertify_large(path, data, target, data_dir, network)
     model = load_model(path)
-    settings = TrainSettings.from_dict(dict(model.settings))
+    try:
+        settings = TrainSettings.from_dict(dict(model.settings))
+        budget = (settings.budgets or (model.n_nonzero,))[0]
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelFileError(
+            f"'{path}' is damaged: its settings cannot be read.",
+            "Copy the file again, or train the model again.",
+        ) from error
     bundled = settings.target is None
     wanted = target if target is not None or bundled else model.target_name
     table = load_table(
@@ -101,7 +113,6 @@ def recertify(
             f"({model.data.get('n_samples')} samples); give that data.",
         )
     experiment = build_small(replace(settings, device="cpu"), table, torch.device("cpu"))
-    budget = (settings.budgets or (model.n_nonzero,))[0]
     problem = experiment.problem(budget)
     try:
         swaps = swap_option(experiment, budget)
@@ -115,20 +126,34 @@ def recertify(
     return Recheck(model, certificate, _compare(model, certificate, value, budget))
 
 
-def _recertify_large(path: str, data: str, target: str | None, data_dir: str | None) -> Recheck:
+def _recertify_large(
+    path: str, data: str, target: str | None, data_dir: str | None, network: str | None
+) -> Recheck:
     """Recompute the claims of a network that was trained by minibatches alone."""
     saved = read_claims(path)
     try:
         settings = TrainSettings.from_dict(saved.settings)
         budget = (settings.budgets or ())[0]
+        check_claims(saved.claims)
         said = float(saved.claims["value"])
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ModelFileError(
             f"'{claims_path(path)}' does not hold the claims of a model.",
             "Copy the file again, or train the model again.",
         ) from error
+    if settings.model is not None and network is None:
+        raise InvalidParameterError(
+            f"'{path}' holds a network that a Python file builds, '{settings.model}', which is "
+            "not run unasked.",
+            f"If you trust that file, pass `--model {shlex.quote(settings.model)}`.",
+        )
     settings = replace(
-        settings, data=data, target=target or settings.target, data_dir=data_dir, device="cpu"
+        settings,
+        data=data,
+        target=target or settings.target,
+        data_dir=data_dir,
+        device="cpu",
+        model=None if settings.model is None else network,
     )
     experiment = build_large(settings, read_data(settings), torch.device("cpu"))
     if experiment.fingerprint != saved.data.get("fingerprint"):

@@ -13,7 +13,7 @@ from ellzero.nn.budgets import STRUCTURES
 from ellzero.nn.optimizer import RECIPES
 from ellzero.nn.supports import SCORES
 from ellzero.solving import PROOF_ENTRIES
-from ellzero.validation import check_choice, check_integer, check_real
+from ellzero.validation import check_choice, check_integer, check_real, check_seed
 
 # Up to this many parameters every budget is tried when none is asked for.
 EVERY_BUDGET = 20
@@ -227,8 +227,19 @@ class TrainSettings:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("data", "target", "model", "device", "data_dir"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name in ("data", "device")):
+                raise InvalidParameterError(
+                    f"`{name}` must be text, got {type(value).__name__}.", "Pass a string."
+                )
+        if self.task is not None:
+            check_choice("task", self.task, ("classification", "regression"))
         for size in self.hidden:
-            check_integer("hidden", size, 1)
+            if check_integer("hidden", size, 1) >= 2**31:
+                raise InvalidParameterError(
+                    f"`hidden` must be below 2^31, got {size}.", "Give smaller layers."
+                )
         check_choice("activation", self.activation, ACTIVATIONS)
         for budget in self.n_nonzero or ():
             if isinstance(budget, float):
@@ -240,7 +251,7 @@ class TrainSettings:
             check_real("ridge", self.ridge, 0.0)
         if self.starts is not None:
             check_integer("starts", self.starts, 0)
-        check_integer("seed", self.seed, 0)
+        check_seed(self.seed)
         if self.time_limit is not None:
             check_real("time_limit", self.time_limit, 0.0, open_low=True)
         self._check_training()

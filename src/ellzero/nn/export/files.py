@@ -555,6 +555,8 @@ def _well_formed(metadata: Mapping[str, Any]) -> bool:
         shape, dtype = entry.get("shape"), entry.get("dtype")
         if not (isinstance(entry.get("name"), str) and isinstance(shape, list)):
             return False
+        if not isinstance(entry.get("sha256"), str):
+            return False
         if any(type(n) is not int or n < 0 for n in shape):
             return False
         if not isinstance(dtype, str) or not isinstance(getattr(torch, dtype, 0), torch.dtype):

@@ -13,6 +13,7 @@ float32, its zero points as bytes, where they are not all the same.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -284,7 +285,9 @@ def unpack(packed: Packed, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor
     ValueError
         If the bytes do not describe such a tensor.
     """
-    n_entries = int(np.prod(shape, dtype=np.int64))
+    n_entries = math.prod(shape)
+    if n_entries >= 2**62:
+        raise ValueError("shape")
     count = packed.n_nonzero
     places = _places(packed, n_entries)
     widths = {"exact": dtype.itemsize, "float16": 2, "int8": 1}

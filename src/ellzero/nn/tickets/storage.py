@@ -49,6 +49,8 @@ class Folder:
     ------
     InvalidParameterError
         If the folder holds an experiment with other settings, or cannot be made.
+    DataError
+        If the settings that it holds cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> None:
@@ -66,7 +68,13 @@ class Folder:
         if not place.exists():
             write_atomic(place, to_json(settings))
             return
-        found = from_json(place.read_text())
+        try:
+            found = dict(from_json(place.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(
+                f"The settings of the experiment in '{path}' cannot be read.",
+                "Give another folder, or delete this one.",
+            ) from error
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise InvalidParameterError(
@@ -85,12 +93,12 @@ class Folder:
         try:
             with safetensors.safe_open(place, "pt") as file:
                 tensors = {n: file.get_tensor(n) for n in file.keys()}  # noqa: SIM118
-                runs = from_json(file.metadata()["runs"])
-        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+                runs = tuple(Run(**r) for r in from_json(file.metadata()["runs"]))
+        except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(
                 f"'{place}' is damaged.", "Delete it; the experiment makes it again."
             ) from error
-        return Part(tuple(Run(**r) for r in runs), tensors)
+        return Part(runs, tensors)
 
     def write(self, arm: str, seed: int, part: Part) -> None:
         """Keep a part."""
