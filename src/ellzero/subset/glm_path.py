@@ -15,7 +15,7 @@ WORK = 2**16
 # Exchanges that are solved before a search ends.
 CHECKED = 40
 # What a perturbation that leads back to the best counts, against one that leads elsewhere.
-HOME = 8
+HOME = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ OPTIMA = 256
 # A population gives up after so many kicks without a better support, and after a multiple of what
 # it took to find the best one.
 PATIENCE, FACTOR = 1500, 4
-# Features of the first arena, and operations that the wider one may cost.
-NARROW, WIDE_COST = 256, 1e9
+# Features of the first arena: at least, at most, and for each member; operations that the wider
+# one may cost.
+NARROW, EACH, WIDE_COST = (96, 256), 12, 1e9
 # Neighbors of a feature that may enter along with it; correlation above which a feature and its
 # neighbor can hide each other, and columns that are looked at.
 NEAR, HIDING, LOOKS = 4, 0.7, 32
@@ -93,7 +94,7 @@ class Arena:
         pool[0] = self.place[members]
         tally = np.array([1, 1, 0, 0])
         seeds = np.array([SEED + 2 * k], np.uint64)
-        count = effort.agree
+        count = effort.agree if most > 2 * effort.agree else min(effort.agree, 8)
         while True:
             kernels.kick(
                 self.rows,
@@ -116,7 +117,7 @@ class Arena:
             settled = n > w + 2 and w * (n - 1) < (w + 0.5) * (n - w - 2)
             if settled or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
                 return Kicked(self.features[pool[best]], n, w)
-            count = max(effort.agree, min(n // 2, 512))
+            count = max(count, min(n // 2, 512))
 
 
 class Arenas:
@@ -168,13 +169,14 @@ class Arenas:
         most = min(most, comb(self.columns.n_usable - self.n_fixed, members.size - self.n_fixed))
         if most == 0 or members.size == self.n_fixed:
             return Kicked(members, 0, 1)
-        narrow = self._arena(NARROW, members)
+        first = min(max(NARROW[0], EACH * self.frontier.high), NARROW[1])
+        narrow = self._arena(first, members)
         out = narrow.kick(members, effort, min(most, 2 * effort.agree), stopper)
         if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
         if (out.n_optima == 1 and not self.hiding) or out.n_kicks >= most:
             return out
         wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
-        arena = self._arena(max(NARROW + 1, min(wide, 4096)), out.members)
+        arena = self._arena(max(NARROW[1] + 1, min(wide, 4096)), out.members)
         more = arena.kick(out.members, effort, most - out.n_kicks, stopper)
         return Kicked(more.members, out.n_kicks + more.n_kicks, more.n_optima)
