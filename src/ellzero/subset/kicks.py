@@ -28,6 +28,8 @@ NARROW, EACH, WIDE_COST = (96, 256), 12, 1e9
 # Neighbors of a feature that may enter along with it; correlation above which a feature and its
 # neighbor can hide each other, and columns that are looked at.
 NEAR, HIDING, LOOKS = 4, 0.7, 32
+# Features of the first arena where features hide each other.
+HIDDEN = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,16 @@ class Kicked:
     members: Integers
     n_kicks: int
     n_optima: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether kicks have shown all local optima that are likely to exist."""
+        return _settled(self.n_kicks, self.n_optima)
+
+
+def _settled(n: int, w: int) -> bool:
+    """Return whether w local optima after n kicks are likely to be all."""
+    return n > w + 2 and w * (n - 1) < (w + 0.5) * (n - w - 2)
 
 
 class Arena:
@@ -114,8 +126,7 @@ class Arena:
             best = int(np.argmax(values[: tally[0]]))
             stopper.report("kicks", k, float(values[best]))
             w, n, idle = int(tally[1]), int(tally[2]), int(tally[3])
-            settled = n > w + 2 and w * (n - 1) < (w + 0.5) * (n - w - 2)
-            if settled or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
+            if _settled(n, w) or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
                 return Kicked(self.features[pool[best]], n, w)
             count = max(count, min(n // 2, 512))
 
@@ -170,11 +181,14 @@ class Arenas:
         if most == 0 or members.size == self.n_fixed:
             return Kicked(members, 0, 1)
         first = min(max(NARROW[0], EACH * self.frontier.high), NARROW[1])
+        if self.hiding:
+            # With few samples local optima abound: the first arena will not be the last.
+            first = HIDDEN if self.columns.gram.n_rows > NARROW[1] else NARROW[1]
         narrow = self._arena(first, members)
         out = narrow.kick(members, effort, min(most, 2 * effort.agree), stopper)
         if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
-        if (out.n_optima == 1 and not self.hiding) or out.n_kicks >= most:
+        if out.n_optima == 1 or out.n_kicks >= most or (self.hiding and out.settled):
             return out
         wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
         arena = self._arena(max(NARROW[1] + 1, min(wide, 4096)), out.members)
