@@ -10,7 +10,7 @@ from ellzero.subset.results import Floats, Integers
 # Bytes of columns kept at once.
 CACHE_BYTES = 2**29
 # Columns computed at once: the first time; later, at most, and as a share of those computed.
-FIRST_BLOCK, BLOCK, SHARE = (16, 32), 16, 4
+FIRST_BLOCK, BLOCK, SHARE = 32, 16, 4
 # Pairs of features that are compared at once.
 PAIRS = 2**13
 # Twins share all bits in one of the tables, and have sketches that are alike; for at most so many
@@ -18,10 +18,10 @@ PAIRS = 2**13
 TABLES, MIN_BITS, LOOK_AHEAD, ALIKE, MOST_TWINS, AT_MOST = 8, 10, 3, 0.85, 10**5, 64
 
 
-def _count_bits(x: np.ndarray) -> Integers:
+def _count_bits(x: np.ndarray) -> np.ndarray:
     """Return how many bits of unsigned 64-bit integers are set."""
     if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(x)
+        return np.asarray(np.bitwise_count(x))
     for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
         low = np.uint64(mask)
         x = (x & low) + (x >> np.uint64(shift) & low)
@@ -73,8 +73,7 @@ class ScaledColumns:
             self.slots = np.arange(p)
         else:
             self.full = False
-            self._first = min(max(room, FIRST_BLOCK[0]), FIRST_BLOCK[1])
-            capacity = min(p, max(CACHE_BYTES // (8 * max(p, 1)), room + self._first))
+            capacity = min(p, max(CACHE_BYTES // (8 * max(p, 1)), room + FIRST_BLOCK))
             self.rows = np.empty((capacity, p))
             self.slots = np.full(p, -1)
             self._holder = np.full(capacity, -1)
@@ -172,7 +171,7 @@ class ScaledColumns:
         if missing.size == 0:
             return
         capacity = self.rows.shape[0]
-        block = self._first if self.n_computed == 0 else min(BLOCK, self.n_computed // SHARE)
+        block = FIRST_BLOCK if self.n_computed == 0 else min(BLOCK, self.n_computed // SHARE)
         closed = self.slots >= 0
         ready = self.gram.ready
         if ready is not None:

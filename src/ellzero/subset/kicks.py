@@ -24,7 +24,7 @@ OPTIMA = 256
 PATIENCE, FACTOR = 1500, 4
 # Features of the first arena: at least, at most, and for each member; operations that the wider
 # one may cost.
-NARROW, EACH, WIDE_COST = (96, 256), 12, 1e9
+NARROW, EACH, WIDE_COST = (160, 256), 12, 1e9
 # Neighbors of a feature that may enter along with it; correlation above which a feature and its
 # neighbor can hide each other, and columns that are looked at.
 NEAR, HIDING, LOOKS = 4, 0.7, 32
@@ -106,7 +106,7 @@ class Arena:
         pool[0] = self.place[members]
         tally = np.array([1, 1, 0, 0])
         seeds = np.array([SEED + 2 * k], np.uint64)
-        count = effort.agree if most > 2 * effort.agree else min(effort.agree, 8)
+        count = effort.agree
         while True:
             kernels.kick(
                 self.rows,
@@ -128,7 +128,7 @@ class Arena:
             w, n, idle = int(tally[1]), int(tally[2]), int(tally[3])
             if _settled(n, w) or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
                 return Kicked(self.features[pool[best]], n, w)
-            count = max(count, min(n // 2, 512))
+            count = max(effort.agree, min(n // 2, 512))
 
 
 class Arenas:
@@ -181,14 +181,16 @@ class Arenas:
         if most == 0 or members.size == self.n_fixed:
             return Kicked(members, 0, 1)
         first = min(max(NARROW[0], EACH * self.frontier.high), NARROW[1])
+        # With few samples local optima abound: the first arena will not be the last.
+        trusted = self.columns.gram.n_rows > NARROW[1]
         if self.hiding:
-            # With few samples local optima abound: the first arena will not be the last.
-            first = HIDDEN if self.columns.gram.n_rows > NARROW[1] else NARROW[1]
+            first = HIDDEN if trusted else NARROW[1]
         narrow = self._arena(first, members)
         out = narrow.kick(members, effort, min(most, 2 * effort.agree), stopper)
         if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
-        if out.n_optima == 1 or out.n_kicks >= most or (self.hiding and out.settled):
+        enough = out.settled and trusted if self.hiding else out.n_optima == 1
+        if enough or out.n_kicks >= most:
             return out
         wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
         arena = self._arena(max(NARROW[1] + 1, min(wide, 4096)), out.members)

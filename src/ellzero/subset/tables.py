@@ -81,7 +81,7 @@ class DenseGram(AbstractGram):
     def _moments(
         X: Any, w: Floats, weighted: Floats, origin: Floats
     ) -> tuple[Floats, Floats, Floats]:
-        """Return sums of squares, of products with the targets, and plain ones, about an origin."""
+        """Return sums of squares, of products with targets, and plain ones, about an origin."""
         n, p = X.shape
         rows = max(AT_ONCE // max(p, 1), 1)
         left = np.ascontiguousarray(np.column_stack([weighted, w]).T)
