@@ -173,3 +173,20 @@ def test_numbers_that_are_not_finite(kind):
     with pytest.raises(NonFiniteError) as error:
         KINDS[kind][0](X, Y, None, True)
     assert error.value.message == "`y` must be finite, got NaN or infinity."
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("jump", [0.0, 1e5])
+def test_moments_do_not_depend_on_what_the_first_rows_are_like(jump, weighted):
+    generator = np.random.default_rng(0)
+    X = generator.standard_normal((1500, 300)) + 3
+    X[:100] += jump
+    y = generator.standard_normal(1500)
+    w = generator.random(1500) if weighted else np.ones(1500)
+    gram = gram_of(X, y, sample_weight=w if weighted else None)
+    mean = w @ X / w.sum()
+    centered, target = X - mean, y - w @ y / w.sum()
+    np.testing.assert_allclose(gram.x_mean, mean, rtol=1e-13)
+    np.testing.assert_allclose(gram.diagonal, w @ centered**2, rtol=1e-12)
+    cross = centered.T @ (w * target)
+    np.testing.assert_allclose(gram.cross[:, 0], cross, rtol=1e-9, atol=1e-9 * (1 + jump))

@@ -33,6 +33,9 @@ SIZE, FIXED, SCANS, INSERTIONS = 0, 1, 2, 3
 # Gains below this share of the loss, or of the energy of the targets (which is 1), are rounding.
 SLACK = 1e-11
 TINY = 1e-26
+# Insertions after which kicks compute everything anew, and the diagonal of the inverse beyond
+# which removals lose digits.
+LASTING, STEEP = 100, 1e4
 
 # No infinities are promised away: only that sums may be reordered.
 _fast = {"reassoc", "contract", "nsz", "nnan", "arcp"}
@@ -304,6 +307,48 @@ def rebuild(columns: Any, slots: Any, start: Any, wanted: Any, state: Any, floor
 
 
 @compiled
+def move(
+    columns: Any, slots: Any, start: Any, wanted: Any, state: Any, floor: float, built: Any
+) -> None:
+    """Set the state to the members `wanted`, by insertions and removals where that is less work.
+
+    All columns are there. `built` has the insertions when everything was computed anew last.
+    """
+    members, sizes, _, B, _, _, d = state
+    k = sizes[SIZE]
+    n = wanted.size
+    # Places of members that leave, and features that enter.
+    out = np.empty(k, np.int64)
+    into = np.empty(n, np.int64)
+    leaving = entering = 0
+    steep = sizes[INSERTIONS] - built[0] > LASTING
+    for a in range(k):
+        stays = a < sizes[FIXED]
+        for b in range(n):
+            stays |= wanted[b] == members[a]
+        if not stays:
+            out[leaving] = a
+            leaving += 1
+        steep |= B[a, a] > STEEP
+    for b in range(n):
+        new = True
+        for a in range(k):
+            new &= wanted[b] != members[a]
+        if new:
+            into[entering] = wanted[b]
+            entering += 1
+    if steep or 2 * (leaving + entering) > n:
+        rebuild(columns, slots, start, wanted, state, floor)
+        built[0] = sizes[INSERTIONS]
+        return
+    for a in range(leaving):
+        remove(out[leaving - 1 - a], state)
+    for b in range(entering):
+        if d[into[b]] > floor:
+            insert(columns, slots[into[b]], into[b], state)
+
+
+@compiled
 def explained(start: Any, state: Any) -> float:
     """Return the energy of the targets that the subset explains."""
     members, sizes, _, _, beta, c, _ = state
@@ -491,6 +536,8 @@ def kick(
     free = k - fixed
     gone = np.empty(k, np.int64)
     both = np.empty(2 * k, np.int64)
+    built = np.zeros(1, np.int64)
+    built[0] = -1 - LASTING
     if pairs:
         values[0] = exchange_pairs(columns, slots, start, near, pool[0], state, floor)
         seen[0] = values[0]
@@ -511,7 +558,7 @@ def kick(
                 if new and n < H.shape[0]:
                     both[n] = pool[other, a]
                     n += 1
-            rebuild(columns, slots, start, both[:n], state, floor)
+            move(columns, slots, start, both[:n], state, floor, built)
             while sizes[SIZE] > k:
                 place = fixed + _draw(seeds, sizes[SIZE] - fixed)
                 if _draw(seeds, np.int64(2)):
@@ -530,7 +577,7 @@ def kick(
             n_gone = size
             for a in range(size, free):
                 both[fixed + a - size] = both[fixed + a]
-            rebuild(columns, slots, start, both[: k - size], state, floor)
+            move(columns, slots, start, both[: k - size], state, floor, built)
         for a in range(n_gone):
             d[gone[a]] += CLOSED * 0.75
         if near.shape[1] and k - sizes[SIZE] >= 2 and _draw(seeds, np.int64(2)):

@@ -18,8 +18,10 @@ PAIRS = 2**13
 TABLES, MIN_BITS, LOOK_AHEAD, ALIKE, MOST_TWINS, AT_MOST = 8, 10, 3, 0.85, 10**5, 64
 
 
-def _count_bits(x: np.ndarray) -> Integers:
+def _count_bits(x: np.ndarray) -> np.ndarray:
     """Return how many bits of unsigned 64-bit integers are set."""
+    if hasattr(np, "bitwise_count"):
+        return np.asarray(np.bitwise_count(x))
     for shift, mask in ((1, 0x5555555555555555), (2, 0x3333333333333333), (4, 0x0F0F0F0F0F0F0F0F)):
         low = np.uint64(mask)
         x = (x & low) + (x >> np.uint64(shift) & low)
@@ -104,28 +106,30 @@ class ScaledColumns:
         if self.n_usable > MOST_TWINS or n_bits < 2 * width:
             return np.zeros(0, np.int64)
         sketch = self.rows[:n_bits]
-        signs = (sketch > 0).astype(np.int16)
-        codes = np.zeros(self.n_usable, np.uint64)
-        for row in signs:
-            codes = codes << np.uint64(1) | row.astype(np.uint64)
+        signs = sketch > 0
         p = self.n_usable
-        # Pairs are numbered, so that those of several tables are looked at once.
-        seen = np.zeros(0, np.int64)
+        codes = np.zeros((8, p), np.uint8)
+        packed = np.packbits(signs, axis=0)
+        codes[: packed.shape[0]] = packed
+        code = np.ascontiguousarray(codes.T).view(np.uint64).ravel()
+        # Strides differ, so that tables share few bits. Sums of powers of two are exact.
+        weight = np.zeros((TABLES, n_bits), np.float32)
         for table in range(TABLES):
-            key = np.zeros(p, np.int16)
-            # Strides differ, so that tables share few bits.
             for bit in range(width):
-                key = 2 * key + signs[(table * width + bit * (2 * table + 1)) % n_bits]
-            # A feature and its negative are the same.
-            key = np.minimum(key, 2**width - 1 - key)
-            order = np.argsort(key, kind="stable")
-            key = key[order]
-            for ahead in range(1, LOOK_AHEAD + 1):
-                at = np.flatnonzero(key[ahead:] == key[:-ahead])
-                first, second = order[at], order[at + ahead]
-                differ = _count_bits(codes[first] ^ codes[second])
-                close = np.minimum(differ, n_bits - differ) <= n_bits // 5
-                seen = np.union1d(seen, first[close] * p + second[close])
+                weight[table, (table * width + bit * (2 * table + 1)) % n_bits] += 2.0**bit
+        key = (weight @ signs.astype(np.float32)).astype(np.int16)
+        # A feature and its negative are the same.
+        key = np.minimum(key, 2**width - 1 - key)
+        order = np.argsort(key, axis=1, kind="stable")
+        code = code[order]
+        # Pairs are numbered, so that those of several tables are looked at once.
+        found = []
+        for ahead in range(1, LOOK_AHEAD + 1):
+            differ = _count_bits(code[:, ahead:] ^ code[:, :-ahead])
+            at = np.flatnonzero(np.minimum(differ, n_bits - differ) <= n_bits // 5)
+            first, second = order[:, :-ahead].ravel()[at], order[:, ahead:].ravel()[at]
+            found.append(first * p + second)
+        seen = np.unique(np.concatenate(found))
         alike = np.empty(seen.size)
         for start in range(0, seen.size, PAIRS):
             few = seen[start : start + PAIRS]

@@ -14,8 +14,9 @@ from ellzero.subset.results import Integers
 WORK = 2**16
 # Exchanges that are solved before a search ends.
 CHECKED = 40
-# What a perturbation that leads back to the best counts, against one that leads elsewhere.
-HOME = 8
+# What a perturbation that leads back to the best counts, against one that leads elsewhere; half
+# of it among few units.
+HOME = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ class Path:
         idle = 0
         # Among few units perturbations cost little.
         patience = plan.patience * (1 if inner is not search else 2)
+        home = HOME if inner is not search else HOME // 2
         for n in range(plan.kicks):
             if idle >= patience:
                 break
@@ -166,7 +168,7 @@ class Path:
             # The first ones are greedy.
             found = inner.kick(base, amount, min(3, n // 2), generator)
             # Coming home again and again is the sign of an easy problem.
-            idle += HOME if found.key == pool[0].key else 1
+            idle += home if found.key == pool[0].key else 1
             if all(found.key != s.key for s in pool):
                 pool = sorted([*pool, found], key=lambda s: s.value)[: plan.population]
             if len(found.units) < size or not found.value < self.best[size].value:

@@ -24,6 +24,8 @@ TOL = 1e-9
 TINY = 1e-13
 # Features up to which the whole Gram matrix is kept.
 WHOLE = 400
+# Columns that are computed together at first.
+AHEAD = 32
 # Numbers that kept columns may hold.
 ROOM = 2**26
 # Without the checks of `solve_triangular`, which take longer than small solves.
@@ -155,6 +157,8 @@ class Whitened:
             if self._held > ROOM:
                 self._rows = {g: self._rows[g] for g in groups if g in self._rows}
                 self._held = sum(rows.size for rows in self._rows.values())
+            if not self._rows:
+                missing += self._strongest(missing)
             raw = self._gram.columns(np.concatenate([self.members[g] for g in missing]))
             at = 0
             for g in missing:
@@ -163,6 +167,14 @@ class Whitened:
         if not groups:
             return np.zeros((0, self._order.shape[0]))
         return np.concatenate([self._rows[g] for g in groups])
+
+    def _strongest(self, without: Sequence[int]) -> list[int]:
+        """Return the groups that explain most alone: a block of columns costs little more."""
+        share = np.add.reduceat(np.square(self.cross).sum(axis=1), self.offsets[:-1])
+        share[list(without)] = -1.0
+        # More than are likely to be of use are not worth it.
+        best = np.argsort(-share, kind="stable")[: AHEAD * share.size // self._order.size]
+        return [g for g in best.tolist() if share[g] > 0]
 
     def columns(self, groups: Items) -> Integers:
         """Return where the columns of groups are."""

@@ -22,11 +22,14 @@ OPTIMA = 256
 # A population gives up after so many kicks without a better support, and after a multiple of what
 # it took to find the best one.
 PATIENCE, FACTOR = 1500, 4
-# Features of the first arena, and operations that the wider one may cost.
-NARROW, WIDE_COST = 256, 1e9
+# Features of the first arena: at least, at most, and for each member; operations that the wider
+# one may cost.
+NARROW, EACH, WIDE_COST = (160, 256), 12, 1e9
 # Neighbors of a feature that may enter along with it; correlation above which a feature and its
 # neighbor can hide each other, and columns that are looked at.
 NEAR, HIDING, LOOKS = 4, 0.7, 32
+# Features of the first arena where features hide each other.
+HIDDEN = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,16 @@ class Kicked:
     members: Integers
     n_kicks: int
     n_optima: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether kicks have shown all local optima that are likely to exist."""
+        return _settled(self.n_kicks, self.n_optima)
+
+
+def _settled(n: int, w: int) -> bool:
+    """Return whether w local optima after n kicks are likely to be all."""
+    return n > w + 2 and w * (n - 1) < (w + 0.5) * (n - w - 2)
 
 
 class Arena:
@@ -113,8 +126,7 @@ class Arena:
             best = int(np.argmax(values[: tally[0]]))
             stopper.report("kicks", k, float(values[best]))
             w, n, idle = int(tally[1]), int(tally[2]), int(tally[3])
-            settled = n > w + 2 and w * (n - 1) < (w + 0.5) * (n - w - 2)
-            if settled or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
+            if _settled(n, w) or n >= most or idle > max(PATIENCE, FACTOR * (n - idle)):
                 return Kicked(self.features[pool[best]], n, w)
             count = max(effort.agree, min(n // 2, 512))
 
@@ -168,13 +180,19 @@ class Arenas:
         most = min(most, comb(self.columns.n_usable - self.n_fixed, members.size - self.n_fixed))
         if most == 0 or members.size == self.n_fixed:
             return Kicked(members, 0, 1)
-        narrow = self._arena(NARROW, members)
+        first = min(max(NARROW[0], EACH * self.frontier.high), NARROW[1])
+        # With few samples local optima abound: the first arena will not be the last.
+        trusted = self.columns.gram.n_rows > NARROW[1]
+        if self.hiding:
+            first = HIDDEN if trusted else NARROW[1]
+        narrow = self._arena(first, members)
         out = narrow.kick(members, effort, min(most, 2 * effort.agree), stopper)
         if narrow.features.size == self.columns.n_usable and out.n_optima == 1:
             return out
-        if (out.n_optima == 1 and not self.hiding) or out.n_kicks >= most:
+        enough = out.settled and trusted if self.hiding else out.n_optima == 1
+        if enough or out.n_kicks >= most:
             return out
         wide = int(np.sqrt(WIDE_COST / (2 * self.columns.gram.n_rows)))
-        arena = self._arena(max(NARROW + 1, min(wide, 4096)), out.members)
+        arena = self._arena(max(NARROW[1] + 1, min(wide, 4096)), out.members)
         more = arena.kick(out.members, effort, most - out.n_kicks, stopper)
         return Kicked(more.members, out.n_kicks + more.n_kicks, more.n_optima)

@@ -14,6 +14,8 @@ from ellzero.subset.results import Floats, Integers, Subset
 AT_ONCE = 2**17
 # Squared ratio of mean and deviation above which a centered copy of the table is made.
 FAR = 1e6
+# The same of a guess of the mean and the deviation, up to which the guess will do.
+NEARBY = 10.0
 
 
 class DenseGram(AbstractGram):
@@ -43,19 +45,24 @@ class DenseGram(AbstractGram):
         mean, self.y_mean = np.zeros(p), np.zeros(Y.shape[1])
         w = np.ones(n) if sample_weight is None else sample_weight
         if fit_intercept:
-            mean = self._sums(X, w[:, None])[0] / total
             self.y_mean = w @ Y / total
         centered = Y - self.y_mean
         self.energy = w @ centered**2
         weighted = centered * w[:, None]
-        rows = max(AT_ONCE // max(p, 1), 1)
-        diagonal = np.zeros(p)
-        cross = np.zeros((Y.shape[1], p))
-        for start in range(0, n, rows):
-            part = X[start : start + rows] - mean
-            cross += weighted[start : start + rows].T @ part
-            np.multiply(part, part, out=part)
-            diagonal += w[start : start + rows] @ part
+        if fit_intercept:
+            # Some rows tell about where the means are, so that one pass is enough.
+            mean = np.asarray(X[: max(AT_ONCE // (2 * max(p, 1)), 1)].mean(axis=0), np.float64)
+        diagonal, cross, moved = self._moments(X, w, weighted, mean)
+        if fit_intercept:
+            moved /= total
+            if not np.all(total * moved**2 <= NEARBY * diagonal):
+                # These rows were unlike the others.
+                mean = mean + moved
+                diagonal, cross, moved = self._moments(X, w, weighted, mean)
+                moved /= total
+            mean = mean + moved
+            cross -= weighted.sum(axis=0)[:, None] * moved
+            diagonal = np.maximum(diagonal - total * moved**2, 0.0)
         check_finite(diagonal, self.energy)
         dead = is_constant(diagonal, mean, total)
         diagonal[dead] = 0.0
@@ -69,6 +76,22 @@ class DenseGram(AbstractGram):
             X, mean = X - mean, np.zeros(p)
         self._X = X
         self._mean = mean
+
+    @staticmethod
+    def _moments(
+        X: Any, w: Floats, weighted: Floats, origin: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return sums of squares, of products with targets, and plain ones, about an origin."""
+        n, p = X.shape
+        rows = max(AT_ONCE // max(p, 1), 1)
+        left = np.ascontiguousarray(np.column_stack([weighted, w]).T)
+        squares, sums = np.zeros(p), np.zeros((left.shape[0], p))
+        for start in range(0, n, rows):
+            part = X[start : start + rows] - origin
+            sums += left[:, start : start + rows] @ part
+            np.multiply(part, part, out=part)
+            squares += w[start : start + rows] @ part
+        return squares, sums[:-1], sums[-1]
 
     @staticmethod
     def _sums(X: Any, weighted: Floats) -> Floats:

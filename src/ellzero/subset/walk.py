@@ -29,6 +29,9 @@ def _settled(n_kicks: int, n_optima: int, effort: Effort) -> bool:
 
     With w of them after N, about w (N - 1) / (N - w - 2) exist.
     """
+    if n_optima == 1:
+        # All of them led back to the start.
+        return n_kicks >= max(effort.agree // 3, 1)
     left = n_kicks - n_optima - 2
     enough = n_kicks >= effort.agree and left > 0
     return enough and n_optima * (n_kicks - 1) < (n_optima + 0.5) * left
