@@ -215,7 +215,9 @@ def test_missing_files(path, tmp_path):
     refuse(path, f"'{path}' is empty.", AGAIN)
     refuse(path / "x", f"'{path / 'x'}' is not a file.", "Give the path of the model file itself.")
     refuse(
-        "a\0b", "'a\\x00b' cannot be read: embedded null byte.", "Check the path and its permissions."
+        "a\0b",
+        "'a\\x00b' cannot be read: embedded null byte.",
+        "Check the path and its permissions.",
     )
 
 
