@@ -256,6 +256,8 @@ def exact_subset() -> str:
     names = ("ours", "okridge", "l0bnb")
     for name in names:
         got = [r[name] for r in results if name in r]
+        if not got:
+            continue
         times = [g["cpu"] for g in got]
         gaps = [g["gap"] for g in got if not g["proven"] and g.get("gap") is not None]
         rows.append([

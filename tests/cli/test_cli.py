@@ -353,7 +353,7 @@ def test_reproduce_lists_and_names_the_nearest(run):
         run,
         "Unknown experiment 'iht-irs'. Did you mean 'iht-iris'?",
         "Known experiments: iht-iris, ht-escape, rvsm, rvscgd, sparse-smooth, adagrad, backprop, "
-        "convex-geometry, tickets.",
+        "convex-geometry, mlp-iht, tickets.",
         "reproduce",
         "iht-irs",
     )
@@ -366,6 +366,7 @@ def test_reproduce_lists_and_names_the_nearest(run):
         "adagrad",
         "backprop",
         "convex-geometry",
+        "mlp-iht",
         "tickets",
     ]
 

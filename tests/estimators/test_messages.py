@@ -244,8 +244,8 @@ def test_wrong_input_of_predict() -> None:
     with pytest.raises(DataError) as raised:
         model.predict(FRAME)
     assert str(raised.value) == (
-        "The feature names should match those that were passed during fit.\nFeature names seen at "
-        "fit time, yet now missing:\n- city\nhint: Pass the columns of `feature_names_in_` in "
+        "The feature names should match those that were passed during fit. Feature names seen at "
+        "fit time, yet now missing: city\nhint: Pass the columns of `feature_names_in_` in "
         "their order: `X[model.feature_names_in_]`."
     )
     with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """Damage of files and of values, drawn from a number."""
 
+import copy
 import json
 import math
 import random
@@ -113,7 +114,7 @@ def disturb(rng, value):
     for _ in range(rng.choice([1, 1, 2, 4])):
         paths = [p for p in _nodes(value) if p] if isinstance(value, dict | list) else []
         if not paths:
-            return rng.choice(NASTY)
+            return copy.deepcopy(rng.choice(NASTY))
         *way, last = rng.choice(paths)
         place = value
         for key in way:
@@ -122,7 +123,7 @@ def disturb(rng, value):
         if kind == 0:
             del place[last]
         elif kind == 1 and isinstance(place, list):
-            place.insert(last, place[last])
+            place.insert(last, copy.deepcopy(place[last]))
         elif kind == 2:
             deep = 0
             for _ in range(rng.choice([50, 300])):
@@ -131,7 +132,7 @@ def disturb(rng, value):
         elif kind == 3 and isinstance(place[last], int | float):
             place[last] = rng.choice([-place[last], place[last] + 1, float(place[last]), 10**25])
         else:
-            place[last] = rng.choice(NASTY)
+            place[last] = copy.deepcopy(rng.choice(NASTY))
     return value
 
 

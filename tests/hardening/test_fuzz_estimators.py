@@ -98,7 +98,8 @@ def _features(rng, n, p):
     if form == 2:
         return pd.DataFrame(X, columns=list("abcdefg")[:p] if p < 8 else None)
     if form == 3:
-        return X.astype(rng.choice([np.float32, np.complex128, object, ">f8"]))
+        with np.errstate(over="ignore"):
+            return X.astype(rng.choice([np.float32, np.complex128, object, ">f8"]))
     if form == 4:
         return torch.from_numpy(np.ascontiguousarray(X.astype(float)))
     if form == 5:

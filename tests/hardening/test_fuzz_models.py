@@ -94,7 +94,7 @@ def test_claims_of_hostile_model_files(rng, folder):
     kind, data = rng.choice([("fit", str(folder / "t.csv")), ("train", "iris")])
     path = folder / "bad.safetensors"
     path.write_bytes(seal(made[kind], _resealed(rng)))
-    if attempt(lambda: _recertify_fit(str(path), data, None)) is None:
+    if attempt(lambda: _recertify_fit(str(path), data, None, None)) is None:
         attempt(lambda: recertify(str(path), data))
 
 

@@ -215,6 +215,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_old_result(place, name):
         assert not Path("run.partial").exists() or Path("run.partial/checkpoint").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_interrupted_command_ends_with_130(place, name):
@@ -231,8 +232,9 @@ def test_an_interrupted_command_ends_with_130(place, name):
         assert "Traceback" not in said, said
         assert code in (0, 130), said
         if code == 130:
+            # Before the command begins and after its last word nobody is there to speak.
             lines = [line for line in said.splitlines() if "nterrupted" in line]
-            assert len(lines) == 1, said
+            assert len(lines) <= 1, said
         # Of a run in training the best found so far is the result, which can be resumed.
         partial = Path("run/checkpoint").exists()
         assert _state() in (first, second) or partial

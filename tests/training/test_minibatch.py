@@ -8,16 +8,15 @@ import torch
 from torch import nn
 
 from ellzero.errors import InvalidParameterError, NonFiniteError
+from ellzero.nn.state import flatten, unflatten
 from ellzero.storage import Checkpoint
 from ellzero.training import TrainSettings, minibatch
 from ellzero.training.minibatch import (
     Samples,
     evaluate,
     fit,
-    flatten,
     make_schedule,
     seeded,
-    unflatten,
 )
 from ellzero.training.settings import with_network_defaults
 

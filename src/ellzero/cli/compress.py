@@ -11,7 +11,7 @@ import typer  # noqa: TID253
 
 from ellzero.cli.console import EXIT_STOPPED, command_line, finite, print_json, say
 from ellzero.cli.options import Force, Json
-from ellzero.errors import InvalidParameterError
+from ellzero.errors import EllzeroError, InvalidParameterError
 
 if TYPE_CHECKING:
     from ellzero.language import CompressedLayer
@@ -167,7 +167,8 @@ def _resumable(kept: Path) -> Iterator[None]:
     except BaseException as error:
         count = _finished(kept)
         stopped = isinstance(error, KeyboardInterrupt)
-        if not count:
+        # An error of ours brings a hint of its own.
+        if not count or isinstance(error, EllzeroError):
             raise
         if stopped:
             say(f"Interrupted: {count} finished layers are kept in '{kept}'.")

@@ -191,7 +191,9 @@ class AbstractL0Estimator(BaseEstimator):
                 raise
             hint = "Pass the columns of `feature_names_in_` in their order: "
             hint += "`X[model.feature_names_in_]`."
-            raise DataError(str(error).rstrip(), hint if "names" in str(error) else None) from None
+            said = str(error).strip().replace(":\n- ", ": ").replace("\n- ", ", ")
+            said = said.replace(".\n", ". ").replace("\n", ". ")
+            raise DataError(said, hint if "names" in said else None) from None
 
     def _read_features(self, X: Any, *, reset: bool, min_samples: int = 1) -> Any:
         """Return X as a matrix; note or compare its columns."""

@@ -189,12 +189,15 @@ def find_bound(parameter: str, value: Any, encoding: Encoding, default: float) -
 
 
 def _bound(parameter: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond float64 bounds nothing
+            number = math.inf if value > 0 else -math.inf  # type: ignore[operator]
+    if math.isnan(number):
         raise InvalidParameterError(f"`{parameter}` must be a number, got {value!r}.")
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond float64 bounds nothing
-        return math.copysign(math.inf, value)
+    return number
 
 
 def make_shape(estimator: Any, encoding: Encoding) -> Shape:

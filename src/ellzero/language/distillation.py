@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import time
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from ellzero.errors import DataError, IncompatibleError, InvalidParameterError, NonFiniteError
 from ellzero.language.calibration import Batch, Call, is_conv1d, matrix, read_batches
 from ellzero.nn.optimizer import HardThresholding
+from ellzero.nn.state import flatten, unflatten
 from ellzero.sets import L0Ball, NMPattern, ProductSet
-from ellzero.storage import write_atomic
+from ellzero.storage import from_json, to_json, write_atomic
 from ellzero.validation import check_choice, check_integer, check_real
 
 SUPPORTS = ("fixed", "moving")
@@ -609,24 +609,30 @@ class _Run:
     def save(self, identity: list[Any], losses: list[float]) -> None:
         if self.checkpoint is None:
             return
-        buffer = io.BytesIO()
-        torch.save(
+        from safetensors.torch import save
+
+        tensors: dict[str, Tensor] = {}
+        state = flatten(
             {
                 "identity": identity,
                 "losses": losses,
-                "parameters": {n: p.detach() for n, p in self.trained.items()},
+                "parameters": dict(self.trained),
                 "optimizer": self.optimizer.state_dict(),
             },
-            buffer,
+            tensors,
         )
-        write_atomic(self.checkpoint, buffer.getvalue())
+        write_atomic(self.checkpoint, save(tensors, {"state": to_json(state)}))
 
     def resume(self, identity: list[Any]) -> list[float]:
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             return []
+        from safetensors import safe_open
+
         path = Path(self.checkpoint)
         try:
-            saved = torch.load(path, weights_only=True)
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                saved = unflatten(from_json(file.metadata()["state"]), tensors)
             other = saved["identity"] != identity
         except Exception as error:
             raise DataError(

@@ -224,5 +224,5 @@ def save_folder(model: nn.Module, tokenizer: Any, folder: Path) -> None:
         why = getattr(error, "strerror", None) or str(error)
         raise InvalidParameterError(
             f"The compressed model cannot be written: {why.rstrip('. ')}.",
-            "Make room; the layers are kept, so the same command goes on quickly.",
+            "Make room, and give the same command again: it goes on after the kept layers.",
         ) from error

@@ -1,4 +1,4 @@
-"""The state of a budget as entries of a torch optimizer's own."""
+"""State as it is kept: beside a torch optimizer's own, or as plain values and tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ellzero.errors import InvalidParameterError
 
 KEY = "hard_thresholding"
 
@@ -98,3 +100,43 @@ def _is_of_tensors(value: object) -> bool:
 def plain_names(text: str) -> str:
     """Return a text with quoted names of parameters, without what wrappers put before them."""
     return text.replace("_orig_mod.", "").replace("'module.", "'")
+
+
+def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return plain values with marks in the place of tensors, which go to `tensors`.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a part is neither plain nor a tensor.
+    """
+    if isinstance(value, Tensor):
+        key = f"t{len(tensors)}"
+        # A copy of its own: tied tensors share memory, which the file refuses.
+        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": key}
+    if isinstance(value, dict):
+        return {"map": [[flatten(k, tensors), flatten(v, tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [flatten(v, tensors) for v in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidParameterError(
+        f"The state of the training must hold tensors and plain values, got "
+        f"{type(value).__name__}.",
+        "Keep other state out of the network's `state_dict`.",
+    )
+
+
+def unflatten(value: Any, tensors: Any) -> Any:
+    """Return what `flatten` was given."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "map":
+        return {unflatten(k, tensors): unflatten(v, tensors) for k, v in content}
+    parts = [unflatten(v, tensors) for v in content]
+    return parts if kind == "list" else tuple(parts)

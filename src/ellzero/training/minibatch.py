@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ellzero.errors import InvalidParameterError, NonFiniteError
+from ellzero.errors import NonFiniteError
 from ellzero.nn import HardThresholding, prunable, schedules
 from ellzero.nn.schedules import AbstractSchedule
+from ellzero.nn.state import flatten, unflatten
 from ellzero.storage import Checkpoint
 from ellzero.tensors import named
 from ellzero.training.settings import Moment, TrainSettings, Watch
@@ -483,43 +484,3 @@ def evaluate(
         r2 = 1 - named.to_float(score / spread)
         return named.to_float(loss) / n, r2 if math.isfinite(r2) else None
     return named.to_float(loss) / n, named.to_float(score) / n
-
-
-def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return plain values with marks in the place of tensors, which go to `tensors`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a part is neither plain nor a tensor.
-    """
-    if isinstance(value, Tensor):
-        key = f"t{len(tensors)}"
-        # A copy of its own: tied tensors share memory, which the file refuses.
-        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        return {"tensor": key}
-    if isinstance(value, dict):
-        return {"map": [[flatten(k, tensors), flatten(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [flatten(v, tensors) for v in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise InvalidParameterError(
-        f"The state of the training must hold tensors and plain values, got "
-        f"{type(value).__name__}.",
-        "Keep other state out of the network's `state_dict`.",
-    )
-
-
-def unflatten(value: Any, tensors: Any) -> Any:
-    """Return what `flatten` was given."""
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "map":
-        return {unflatten(k, tensors): unflatten(v, tensors) for k, v in content}
-    parts = [unflatten(v, tensors) for v in content]
-    return parts if kind == "list" else tuple(parts)
