@@ -292,6 +292,34 @@ def scores(model: SavedModel, X: Tensor) -> Tensor:
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class Recheck:
+    """Claims of a file beside what was recomputed.
+
+    Parameters
+    ----------
+    certificate : Certificate
+        What is proven now.
+    rows : tuple of (str, str, str, bool)
+        Claim by claim: name, what the file says, what was found, whether it holds.
+
+    Examples
+    --------
+    >>> from ellzero.core.result import Certificate, Claim
+    >>> from ellzero.models import Recheck
+    >>> Recheck(Certificate(Claim.FEASIBLE, ()), (("value", "1", "2", False),)).holds
+    False
+    """
+
+    certificate: Certificate
+    rows: tuple[tuple[str, str, str, bool], ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim of the file holds."""
+        return all(row[3] for row in self.rows)
+
+
 def claim_rows(
     stored: Mapping[str, Any], certificate: Certificate
 ) -> list[tuple[str, str, str, bool]]:

@@ -17,8 +17,7 @@ from ellzero.language.calibration import matrix
 from ellzero.language.folders import COMPACT, load_folder
 from ellzero.language.layers import keep_layer
 from ellzero.nn import export
-
-WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "the", "cat", "sat", "on", "mat", "dog", "ran"]
+from tests.language.encoders import bert_folder
 
 
 def gpt2() -> Any:
@@ -219,19 +218,7 @@ def test_training_does_not_go_with_levels() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    transformers = pytest.importorskip("transformers")
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=32,
-    )  # fmt: skip
-    path = tmp_path / "model"
-    transformers.BertModel(config).save_pretrained(path)
-    transformers.BertTokenizer(str(vocabulary), model_max_length=32).save_pretrained(path)
-    (tmp_path / "text.txt").write_text("\n".join(["the cat sat on the mat", "a dog ran"] * 10))
-    return path
+    return bert_folder(tmp_path)
 
 
 def test_the_command_writes_a_compact_file(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Best-subset models from a table: fitted, selected, saved, applied to new rows."""
 
 from ellzero.fitting.predicting import Predictions, predict_file
-from ellzero.fitting.recheck import FitRecheck, is_fit, recertify_fit
+from ellzero.fitting.recheck import is_fit, recertify_fit
 from ellzero.fitting.run import Fit, FitData, FitRun, fit_table, read_fit_data, saved_model
 from ellzero.fitting.settings import FitSettings
 from ellzero.fitting.summary import summarize_fit
@@ -9,7 +9,6 @@ from ellzero.fitting.summary import summarize_fit
 __all__ = [
     "Fit",
     "FitData",
-    "FitRecheck",
     "FitRun",
     "FitSettings",
     "Predictions",

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ellzero.core.result import Certificate, TreeProof
+from ellzero.core.result import TreeProof
 from ellzero.errors import ModelFileError
 from ellzero.fitting.run import make_estimator, read_fit_data
 from ellzero.fitting.settings import FitSettings
-from ellzero.models import SavedModel, claim_rows
-
-
-@dataclass(frozen=True, slots=True)
-class FitRecheck:
-    """Outcome of `recertify_fit`.
-
-    Parameters
-    ----------
-    certificate : Certificate
-        What is proven now.
-    rows : tuple of (str, str, str, bool)
-        Claim by claim: name, what the file says, what was found, whether it holds.
-    """
-
-    certificate: Certificate
-    rows: tuple[tuple[str, str, str, bool], ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every claim of the file holds."""
-        return all(row[3] for row in self.rows)
+from ellzero.models import Recheck, SavedModel, claim_rows
 
 
 def is_fit(model: SavedModel) -> bool:
@@ -41,7 +20,7 @@ def is_fit(model: SavedModel) -> bool:
 
 def recertify_fit(
     model: SavedModel, path: str, data: str, *, target: str | None = None
-) -> FitRecheck:
+) -> Recheck:
     """Recompute every claim of a best-subset model from the file and the data alone.
 
     Parameters
@@ -57,7 +36,7 @@ def recertify_fit(
 
     Returns
     -------
-    FitRecheck
+    Recheck
         Claim by claim, what the file says and what was found.
 
     Raises
@@ -99,4 +78,4 @@ def recertify_fit(
     )
     same = math.isclose(value, said, rel_tol=1e-8)
     first = ("value", f"{said:.10g}", f"{value:.10g}", same)
-    return FitRecheck(certificate, (first, *claim_rows(stored, certificate)))
+    return Recheck(certificate, (first, *claim_rows(stored, certificate)))

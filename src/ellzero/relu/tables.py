@@ -16,7 +16,7 @@ from ellzero._version import __version__
 from ellzero.core.result import Certificate
 from ellzero.datasets import Split, Table, load_table, split
 from ellzero.errors import DataError, IncompatibleError, ModelFileError
-from ellzero.models import SavedModel, claim_rows
+from ellzero.models import Recheck, SavedModel, claim_rows
 from ellzero.relu.certificate import certify
 from ellzero.relu.estimators import ConvexReLUClassifier, ConvexReLURegressor
 from ellzero.relu.gated import certify_gated
@@ -274,27 +274,6 @@ def is_convex(model: SavedModel) -> bool:
     return isinstance(model.settings.get("convex"), Mapping)
 
 
-@dataclass(frozen=True, slots=True)
-class ConvexRecheck:
-    """Outcome of `recertify_convex`.
-
-    Parameters
-    ----------
-    certificate : Certificate
-        What is proven now.
-    rows : tuple of (str, str, str, bool)
-        Claim by claim: name, what the file says, what was found, whether it holds.
-    """
-
-    certificate: Certificate
-    rows: tuple[tuple[str, str, str, bool], ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every claim of the file holds."""
-        return all(row[3] for row in self.rows)
-
-
 def recertify_convex(
     model: SavedModel,
     path: str,
@@ -302,7 +281,7 @@ def recertify_convex(
     *,
     target: str | None = None,
     data_dir: str | None = None,
-) -> ConvexRecheck:
+) -> Recheck:
     """Recompute every claim of a convex network from the file and the data alone.
 
     Parameters
@@ -320,7 +299,7 @@ def recertify_convex(
 
     Returns
     -------
-    ConvexRecheck
+    Recheck
         Claim by claim, what the file says and what was found.
 
     Raises
@@ -377,7 +356,7 @@ def recertify_convex(
         ),
         *claim_rows(stored, certificate),
     )
-    return ConvexRecheck(certificate, rows)
+    return Recheck(certificate, rows)
 
 
 def _network(model: SavedModel, path: str) -> TwoLayerReLU | GatedReLU:

@@ -10,7 +10,7 @@ from ellzero.training.experiment import (
 from ellzero.training.large import LargeExperiment
 from ellzero.training.modules import file_digest
 from ellzero.training.outcomes import Outcome
-from ellzero.training.recheck import Recheck, recertify
+from ellzero.training.recheck import recertify
 from ellzero.training.run import TrainRun, train
 from ellzero.training.scoring import saved_model
 from ellzero.training.settings import (
@@ -38,7 +38,6 @@ __all__ = [
     "Moment",
     "Outcome",
     "Progress",
-    "Recheck",
     "TrainRun",
     "TrainSettings",
     "Watch",

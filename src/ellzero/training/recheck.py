@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -12,36 +12,12 @@ from ellzero.certificates import verify
 from ellzero.core.result import Certificate, Claim
 from ellzero.datasets import load_table
 from ellzero.errors import IncompatibleError, InvalidParameterError, ModelFileError
-from ellzero.models import SavedModel, check_claims, claim_rows, load_model
+from ellzero.models import Recheck, SavedModel, check_claims, claim_rows, load_model
 from ellzero.tensors import named
-from ellzero.training.claims import Claims, claims_path, is_exported, read_claims
+from ellzero.training.claims import claims_path, is_exported, read_claims
 from ellzero.training.experiment import build_small, read_data, swap_option
 from ellzero.training.large import build_large, certify_large, close, restored, score
 from ellzero.training.settings import TrainSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Recheck:
-    """Outcome of `recertify`.
-
-    Parameters
-    ----------
-    model : SavedModel or Claims
-        The model that was read.
-    certificate : Certificate
-        What is proven now.
-    rows : tuple of (str, str, str, bool)
-        Claim by claim: name, what the file says, what was found, whether it holds.
-    """
-
-    model: SavedModel | Claims
-    certificate: Certificate
-    rows: tuple[tuple[str, str, str, bool], ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether every claim of the file holds."""
-        return all(row[3] for row in self.rows)
 
 
 def recertify(
@@ -123,7 +99,7 @@ def recertify(
             f"The parameters of '{path}' do not fit the model it describes.",
             "Train the model again.",
         ) from error
-    return Recheck(model, certificate, _compare(model, certificate, value, budget))
+    return Recheck(certificate, _compare(model, certificate, value, budget))
 
 
 def _recertify_large(
@@ -176,7 +152,6 @@ def _recertify_large(
     claim, now = saved.claims.get("claim"), certificate.claim
     level = None if claim is None else Claim[str(claim).upper()]
     return Recheck(
-        saved,
         certificate,
         (
             (
