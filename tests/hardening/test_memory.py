@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="address spaces 
 
 def test_the_ceiling_is_felt():
     with pytest.raises(AssertionError, match="Unable to allocate"):
-        _within(50, lambda: np.ones(100 * MB // 8))
+        _within(50, lambda: np.empty(2048 * MB // 8))
 
 
 def _streamed(folder, n, p):
